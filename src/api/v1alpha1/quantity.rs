@@ -1,0 +1,90 @@
+//! Quantities of CPU and bytes in the form that Kubernetes writes them.
+
+/// Why a string is not a quantity of the kind asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuantityError {
+    /// Not a number with one of the accepted suffixes.
+    #[error("`{0}` is not a quantity; write it such as 500m, 1, 256Mi or 1Gi")]
+    Syntax(String),
+    /// Larger than this API counts (2^53).
+    #[error("`{0}` is too large")]
+    TooLarge(String),
+}
+
+/// CPU in thousandths of a core: `500m` is 500, `2` is 2000. Finer values are rounded up.
+///
+/// # Errors
+/// When `text` is not a decimal number with at most the suffix `m`.
+pub fn millicores_of(text: &str) -> Result<i64, QuantityError> {
+    match text.strip_suffix('m') {
+        Some(number) => scaled(number, 1.0, text),
+        None => scaled(text, 1_000.0, text),
+    }
+}
+
+/// Bytes: suffixes Ki, Mi, Gi, Ti, Pi (powers of 1024) and k, M, G, T, P (powers of 1000), or none.
+///
+/// # Errors
+/// When `text` is not a decimal number with one of these suffixes.
+pub fn bytes_of(text: &str) -> Result<i64, QuantityError> {
+    const UNITS: [(&str, f64); 10] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("Pi", 1_125_899_906_842_624.0),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("P", 1e15),
+    ];
+    for (suffix, scale) in UNITS {
+        if let Some(number) = text.strip_suffix(suffix) {
+            return scaled(number, scale, text);
+        }
+    }
+    scaled(text, 1.0, text)
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "bounded by 2^53 just before")]
+fn scaled(number: &str, scale: f64, text: &str) -> Result<i64, QuantityError> {
+    let shown = || text.chars().take(64).collect::<String>();
+    let plain = !number.is_empty()
+        && number.len() <= 20
+        && number.chars().all(|c| c.is_ascii_digit() || c == '.')
+        && !number.starts_with('.')
+        && !number.ends_with('.');
+    let value: f64 = if plain {
+        number.parse().map_err(|_| QuantityError::Syntax(shown()))?
+    } else {
+        return Err(QuantityError::Syntax(shown()));
+    };
+    let exact = (value * scale).ceil();
+    if exact > 9_007_199_254_740_992.0 {
+        return Err(QuantityError::TooLarge(shown()));
+    }
+    Ok(exact as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_read_as_kubernetes_reads_them() {
+        assert_eq!(millicores_of("500m"), Ok(500));
+        assert_eq!(millicores_of("1.5"), Ok(1500));
+        assert_eq!(bytes_of("1Gi"), Ok(1 << 30));
+        assert_eq!(bytes_of("1G"), Ok(1_000_000_000));
+        assert_eq!(bytes_of("128"), Ok(128));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "-1", "1e3", "Mi", "1MiB", "1 Mi", "1.", "0x10"] {
+            assert!(bytes_of(text).is_err(), "{text}");
+        }
+        assert!(matches!(bytes_of("99999Pi"), Err(QuantityError::TooLarge(_))));
+    }
+}

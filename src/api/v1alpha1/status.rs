@@ -1,0 +1,155 @@
+//! What the operator reports. Written by server-side apply with the operator's own field managers only.
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What became of an AgentSandbox. The conditions are the truth; `phase`, `reason` and `message` are computed from
+/// them for people.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentSandboxStatus {
+    /// Generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Computed from the conditions, for printing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// Reason of the condition that decides the phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Message of the condition that decides the phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Accepted, Running, Finished, Ready, Reconciling, Stalled, EgressReady; `docs/operations.md` lists their reasons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Name of the agent's Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_name: Option<String>,
+    /// Node that the Pod runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// When the agent's process started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When the agent's time is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
+    /// When the agent ended, or when it was known that it never would start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// SHA-256 of the canonical form (RFC 8785) of the egress rules in force, as `sha256:<hex>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_digest: Option<String>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// How the directories are guarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<FilesystemStatus>,
+    /// How the limits are enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsStatus>,
+    /// What the audit log holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditStatus>,
+}
+
+/// Computed from the conditions, for printing and for field selectors.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not yet accepted, or accepted and its Pod not yet made.
+    Pending,
+    /// Its Pod exists; the agent's process has not started.
+    Starting,
+    /// The agent runs.
+    Running,
+    /// The agent is being ended.
+    Stopping,
+    /// The agent ended with exit code 0.
+    Succeeded,
+    /// The agent ended in any other way.
+    Failed,
+    /// The spec was refused.
+    Rejected,
+}
+
+/// How a sandbox ended.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// One word: Completed, AgentFailed, DeadlineExceeded, OutOfMemory and so on.
+    pub reason: String,
+    /// Exit code of the agent's process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Signal that ended the agent's process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// What happened, for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What the agent used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+/// What the agent used, as `sandbox-init` measured it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Wall clock time from start to end, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_milliseconds: Option<i64>,
+    /// CPU time of the agent and all its children, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_milliseconds: Option<i64>,
+    /// Largest memory of the container, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_memory_bytes: Option<i64>,
+    /// Processes that ended in the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<i64>,
+}
+
+/// How the directories are guarded.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FilesystemStatus {
+    /// Landlock ABI in force; 0 where the kernel has none.
+    pub landlock_abi: i32,
+}
+
+/// How the limits are enforced.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitsStatus {
+    /// What holds the process limit.
+    pub pids: PidsEnforcement,
+    /// Whether the agent runs in a user namespace of its own.
+    pub user_namespace: bool,
+}
+
+/// What holds the process limit. `RLIMIT_NPROC` counts per user namespace and user.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidsEnforcement {
+    /// Exact: `RLIMIT_NPROC` in a user namespace of the sandbox's own.
+    UserNamespace,
+    /// Exact: `RLIMIT_NPROC` for a user that no other sandbox has.
+    OwnUser,
+    /// Upper bound: the user is shared with others on the node, so the agent may get fewer; never more.
+    SharedUser,
+    /// The runtime's own limit (gVisor): more processes end the sandbox.
+    Runtime,
+}
+
+/// What the audit log holds.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditStatus {
+    /// Records that the sidecar wrote when the sandbox ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<i64>,
+}

@@ -1,0 +1,1 @@
+//! Markdown reference of the API, generated from the schema.

@@ -1,0 +1,2 @@
+//! First process of the agent's container.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The controller: gather, validate, plan, apply, status.

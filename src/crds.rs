@@ -1,0 +1,1 @@
+//! Custom resource definitions as YAML, generated from the types in `api`.

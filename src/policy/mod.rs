@@ -1,0 +1,1 @@
+//! Addresses and digests: the pure part of the egress decision.

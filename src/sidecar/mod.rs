@@ -1,0 +1,1 @@
+//! The native sidecar of every sandbox: start gate and audit intake.
