@@ -1,2 +1,6 @@
 //! First process of the agent's container.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agentsandbox::init::main()
+}

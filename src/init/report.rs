@@ -1,6 +1,9 @@
 //! What `sandbox-init` says at the end, as JSON in the container's termination message (at most 4096 bytes).
 use serde::{Deserialize, Serialize};
 
+/// Form of the report that this build writes.
+pub const REPORT_VERSION: u32 = 1;
+
 /// Why the agent ended, from the view of the container's first process.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -57,4 +60,55 @@ pub struct TerminationReport {
     pub user_namespace: bool,
     /// Records handed to the sidecar.
     pub records: i64,
+}
+
+impl Default for TerminationReport {
+    fn default() -> Self {
+        Self {
+            version: REPORT_VERSION,
+            cause: Cause::NotContained,
+            exit_code: None,
+            signal: None,
+            message: String::new(),
+            started_at: None,
+            wall_ms: 0,
+            cpu_ms: 0,
+            peak_memory_bytes: None,
+            processes: 0,
+            landlock_abi: 0,
+            user_namespace: false,
+            records: 0,
+        }
+    }
+}
+
+impl TerminationReport {
+    /// Exit code with which `sandbox-init` ends after this report. A container that ended with another one was
+    /// ended by something else, and what its termination message says may be the agent's word.
+    pub fn container_exit_code(&self) -> i32 {
+        let end = self.exit_code.or(self.signal.map(|signal| 128 + signal));
+        match self.cause {
+            Cause::Exited | Cause::Signaled => end.unwrap_or(125),
+            Cause::DeadlineExceeded => 124,
+            Cause::Terminated => 143,
+            Cause::InvalidCommand => 127,
+            Cause::OutOfMemory => 137,
+            Cause::NotContained | Cause::AuditLost => 125,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_follows_from_the_report() {
+        let report =
+            |cause, exit_code, signal| TerminationReport { cause, exit_code, signal, ..Default::default() };
+        assert_eq!(report(Cause::Exited, Some(3), None).container_exit_code(), 3);
+        assert_eq!(report(Cause::Signaled, None, Some(11)).container_exit_code(), 139);
+        assert_eq!(report(Cause::DeadlineExceeded, Some(0), None).container_exit_code(), 124);
+        assert_eq!(report(Cause::Terminated, None, Some(9)).container_exit_code(), 143);
+    }
 }
