@@ -58,6 +58,6 @@ end() {
 # put NAME VALUE: set one variable in the file of settings that the tests read.
 put() {
   touch "$S/env"
-  { grep -v "^$1=" "$S/env" || true; printf '%s=%q\n' "$1" "$2"; } >"$S/env.new"
+  { grep -v "^$1=" "$S/env" || true; printf '%s=%s\n' "$1" "$2"; } >"$S/env.new"
   mv "$S/env.new" "$S/env"
 }
