@@ -1,0 +1,74 @@
+# Everything a person or the CI does here. `make` alone explains itself.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check e2e image cluster-up cluster-down crds manifests bench clean
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentsandbox-cluster
+HELM := $(CACHE)/bin/helm
+# One set of features for every command, so that nothing is compiled twice.
+FEATURES := --locked --features e2e
+CRD := crds/agentsandbox.dev_agentsandboxes.yaml
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## From nothing to a contained agent, told step by step (root; leaves the cluster up)
+	@e2e/demo
+
+test: check ## Everything: checks, then the end-to-end suites on a fresh cluster, which is taken down after
+	e2e/cluster/build
+	e2e/cluster/up down
+	trap 'e2e/cluster/up down' EXIT; e2e/cluster/up && scripts/agent-image && scripts/image && e2e/run
+
+check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files are current; needs no cluster
+	cargo fmt --check
+	cargo clippy $(FEATURES) --all-targets -- -D warnings
+	cargo test $(FEATURES) --lib --bins --test plan --test render --test init --test chart
+	@$(MAKE) --no-print-directory generated DIR=target/generated
+	diff -ru --exclude .gitkeep crds target/generated/crds || { echo "run 'make crds'" >&2; exit 1; }
+	diff -ru --exclude .gitkeep crds charts/agentsandbox-crds/files || { echo "run 'make crds'" >&2; exit 1; }
+	diff -u config/base/operator.yaml target/generated/operator.yaml || { echo "run 'make manifests'" >&2; exit 1; }
+	@[ "$$(stat -c %s $(CRD))" -lt 65536 ] || { echo "$(CRD) is larger than 64 KiB" >&2; exit 1; }
+	$(HELM) lint --strict --quiet charts/agentsandbox charts/agentsandbox-crds
+	@for f in e2e/run e2e/demo e2e/cluster/build e2e/cluster/up scripts/* .ci/run; do bash -n "$$f"; done
+	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: licences and advisories not checked"; fi
+
+e2e: ## Run the end-to-end suites on the cluster that is up (ARGS="e2e some_test" for a part)
+	e2e/run $(ARGS)
+
+image: ## Build the operator's image and push it to the cluster's registry
+	scripts/image
+
+cluster-up: ## Build what is missing and start the cluster
+	e2e/cluster/build
+	e2e/cluster/up
+	scripts/agent-image
+
+cluster-down: ## Take the cluster down; nothing of it stays but the cache
+	e2e/cluster/up down
+
+crds: $(HELM) ## Write the definitions from the types, and the chart's copy of them
+	mkdir -p crds charts/agentsandbox-crds/files
+	cargo run $(FEATURES) --quiet --bin agentsandbox -- crds >$(CRD).new
+	mv $(CRD).new $(CRD)
+	cp crds/*.yaml charts/agentsandbox-crds/files/
+
+manifests: $(HELM) ## Write config/base from the chart
+	$(HELM) template agentsandbox charts/agentsandbox -n agentsandbox-system --skip-tests >config/base/operator.yaml
+
+# Both into DIR, to compare.
+.PHONY: generated
+generated: $(HELM)
+	mkdir -p $(DIR)/crds
+	cargo run $(FEATURES) --quiet --bin agentsandbox -- crds >$(DIR)/$(CRD)
+	$(HELM) template agentsandbox charts/agentsandbox -n agentsandbox-system --skip-tests >$(DIR)/operator.yaml
+
+bench: ## Run the benchmarks
+	cargo bench --locked --bench plan
+
+clean: ## Remove what the build wrote; the cluster's cache stays
+	cargo clean
+
+$(HELM):
+	e2e/cluster/build helm
