@@ -100,8 +100,7 @@ async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
 /// Waits for SIGTERM, SIGINT or, where asked, the end of standard input.
 async fn ended(while_stdin_open: bool) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let input = async {
         if while_stdin_open {
             let mut rest = Vec::new();

@@ -54,8 +54,10 @@ impl Environment {
     /// Folder of the harness's state: `AGENTSANDBOX_E2E_STATE`, else the one the environment file is in.
     pub fn state(&self) -> PathBuf {
         let path = std::env::var("AGENTSANDBOX_E2E_ENV").unwrap_or_else(|_| "/run/asbx/env".to_owned());
-        self.get("AGENTSANDBOX_E2E_STATE")
-            .map_or_else(|| PathBuf::from(path).parent().map(PathBuf::from).unwrap_or_default(), PathBuf::from)
+        self.get("AGENTSANDBOX_E2E_STATE").map_or_else(
+            || PathBuf::from(path).parent().map(PathBuf::from).unwrap_or_default(),
+            PathBuf::from,
+        )
     }
 
     /// Name of the harness's cluster, from which the names of its network namespaces derive.
@@ -83,7 +85,8 @@ impl Environment {
         // Several providers may be compiled in; the project uses ring only.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let kubeconfig = Kubeconfig::read_from(self.need("KUBECONFIG")).unwrap();
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        let mut config =
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
         config.default_retry = false;
         Client::try_from(config).unwrap()
     }

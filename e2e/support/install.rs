@@ -31,7 +31,8 @@ pub async fn operator() {
                 return;
             }
             let image = environment().need("OPERATOR_IMAGE");
-            let (repository, digest) = image.split_once('@').expect("OPERATOR_IMAGE must be pinned by digest");
+            let (repository, digest) =
+                image.split_once('@').expect("OPERATOR_IMAGE must be pinned by digest");
             let mut helm = helm_install("agentsandbox");
             for value in [
                 format!("image.repository={repository}"),
@@ -44,7 +45,10 @@ pub async fn operator() {
             ] {
                 helm.args(["--set", &value]);
             }
-            helm.args(["--set-json", r#"controller.reservedCidrs=["10.244.0.0/16","10.96.0.0/16","192.0.2.0/24"]"#]);
+            helm.args([
+                "--set-json",
+                r#"controller.reservedCidrs=["10.244.0.0/16","10.96.0.0/16","192.0.2.0/24"]"#,
+            ]);
             helm.args(["--wait", "--timeout", "180s"]);
             output_of(helm).await;
         })

@@ -49,7 +49,8 @@ pub async fn serve() {
             let state = environment().state();
             // Two suites at one time must not both start them. The lock is held until the servers are ready.
             let lock = File::create(state.join("internet.lock")).unwrap();
-            let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await.unwrap().unwrap();
+            let lock =
+                tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await.unwrap().unwrap();
             let mine = "internet-e2e.ready";
             let served: Vec<IpAddr> =
                 ["internet.ready", mine].iter().flat_map(|name| served_by(&state.join(name))).collect();
