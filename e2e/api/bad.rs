@@ -385,7 +385,6 @@ fn network_and_isolation() -> Vec<Case> {
             "service.name",
             "Required value",
         ),
-        ("a null rule list", with(json!({"network": {"egress": null}})), "", ""),
         (
             "an unknown mode",
             with(json!({"isolation": {"userNamespace": "Maybe"}})),

@@ -81,6 +81,7 @@ fn cases() -> Vec<(&'static str, Value)> {
             .collect::<Vec<_>>()}})),
         ),
         ("an empty network", with(json!({"network": {}}))),
+        ("a null where there is a default", with(json!({"network": {"egress": null}, "timeout": null}))),
         ("gVisor", with(json!({"isolation": {"runtimeClassName": "gvisor", "userNamespace": "Disabled"}}))),
         ("a user namespace", with(json!({"isolation": {"userNamespace": "Required"}}))),
         ("labels and annotations", {

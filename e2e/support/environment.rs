@@ -60,9 +60,14 @@ impl Environment {
         )
     }
 
-    /// Name of the harness's cluster, from which the names of its network namespaces derive.
-    pub fn prefix(&self) -> String {
-        self.get("PREFIX").unwrap_or_else(|| "asbx".to_owned())
+    /// Network namespace of the harness's "Internet".
+    pub fn world(&self) -> String {
+        self.get("WORLD_NETNS").unwrap_or_else(|| "asbx-net".to_owned())
+    }
+
+    /// The API server's audit log, where the harness keeps one.
+    pub fn audit_log(&self) -> PathBuf {
+        self.get("AUDIT_LOG").map_or_else(|| self.state().join("audit.log"), PathBuf::from)
     }
 
     /// Image that agents and control Pods run in.

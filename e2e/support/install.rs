@@ -55,6 +55,15 @@ pub async fn operator() {
         .await;
 }
 
+/// Ranges of the cluster's Pods, Services and nodes, as JSON. The harness writes them with the commas escaped for helm.
+fn reserved() -> String {
+    let ranges = environment()
+        .get("RESERVED_CIDRS")
+        .unwrap_or_else(|| "10.244.0.0/16,10.96.0.0/16,192.0.2.0/24".into());
+    let ranges: Vec<_> = ranges.split(',').map(|range| range.trim_end_matches('\\').trim()).collect();
+    serde_json::json!(ranges).to_string()
+}
+
 /// `E2E_SKIP_INSTALL=1`: the operator under test was installed by somebody else.
 fn skipped() -> bool {
     environment().get("E2E_SKIP_INSTALL").as_deref() == Some("1")

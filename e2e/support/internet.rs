@@ -59,7 +59,7 @@ pub async fn serve() {
             if missing.is_empty() {
                 return;
             }
-            let namespace = format!("--net=/run/netns/{}-net", environment().prefix());
+            let namespace = format!("--net=/run/netns/{}", environment().world());
             for address in &missing {
                 // It exists already for all but the metadata address.
                 let add = ["ip", "addr", "add", &format!("{address}/32"), "dev", "lo"].map(str::to_owned);
