@@ -15,5 +15,11 @@
 mod support;
 
 mod files;
+mod fuzz;
+mod isolation;
+mod leaders;
 mod lifetime;
+mod limits;
 mod network;
+mod safety;
+mod writes;

@@ -19,7 +19,7 @@ const OBJECTS: usize = 12;
 
 /// Prints what is known of a failed test.
 pub async fn print(test: &Test) {
-    eprintln!("\n======== {} failed; its namespace is kept", test.namespace);
+    eprintln!("\n======== {} failed", test.namespace);
     objects::<AgentSandbox>(test, "AgentSandbox").await;
     objects::<NetworkPolicy>(test, "NetworkPolicy").await;
     objects::<Pod>(test, "Pod").await;

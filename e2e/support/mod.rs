@@ -21,7 +21,7 @@ use tokio::{runtime::Runtime, sync::RwLock};
 pub use environment::{environment, scaled};
 
 /// Longest time of one test, unscaled.
-const TEST_LIFE: Duration = Duration::from_mins(5);
+const TEST_LIFE: Duration = Duration::from_mins(8);
 
 /// One runtime for all tests: a client's connections belong to the runtime they were made in.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
