@@ -1,2 +1,206 @@
-//! To be written.
-fn main() {}
+//! The "Internet" of the end-to-end tests: on every address given a TCP echo (7000), a UDP echo (7001), HTTP (80) and
+//! HTTPS (443) that answer with the address asked. It runs in a network namespace that the cluster's node routes to.
+#![allow(clippy::print_stdout, reason = "a test server says on its output what it serves")]
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Parser;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    },
+};
+
+mod certificates;
+
+/// TCP port that sends back what it gets.
+const TCP_ECHO: u16 = 7000;
+/// UDP port that sends back what it gets.
+const UDP_ECHO: u16 = 7001;
+const HTTP: u16 = 80;
+const HTTPS: u16 = 443;
+/// Connections at one time, over all servers.
+const CONNECTIONS: usize = 512;
+/// Longest life of one connection.
+const CONNECTION_LIFE: Duration = Duration::from_mins(5);
+/// Longest request head, in bytes.
+const HEAD: usize = 8 * 1024;
+
+/// Serves echo, HTTP and HTTPS on addresses of this network namespace.
+#[derive(Parser)]
+struct Options {
+    /// Addresses to serve; they must exist here.
+    #[arg(required = true)]
+    addresses: Vec<IpAddr>,
+    /// Folder in which `ca.pem` (the CA of the HTTPS servers) and the ready file are written.
+    #[arg(long)]
+    state_dir: PathBuf,
+    /// Name of the file that is written when every port is bound: JSON with `pid` and `addresses`.
+    #[arg(long, default_value = "internet.ready")]
+    ready_file: String,
+    /// Name of the file that the CA's certificate is written to.
+    #[arg(long, default_value = "ca.pem")]
+    ca_file: String,
+    /// Further names in the HTTPS certificate.
+    #[arg(long, default_values_t = [String::from("*.asbx.test"), String::from("asbx.test")])]
+    name: Vec<String>,
+    /// End when standard input closes, so that the servers never outlive the tests that started them.
+    #[arg(long)]
+    while_stdin_open: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    match serve(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("e2e-internet: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let tls = acceptor(&options)?;
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    for address in &options.addresses {
+        let listen = |port| TcpListener::bind(SocketAddr::new(*address, port));
+        let (echo, http, https) = (listen(TCP_ECHO).await?, listen(HTTP).await?, listen(HTTPS).await?);
+        let udp = UdpSocket::bind(SocketAddr::new(*address, UDP_ECHO)).await?;
+        tokio::spawn(echo_datagrams(udp));
+        tokio::spawn(accept(echo, Arc::clone(&slots), echo_stream));
+        tokio::spawn(accept(http, Arc::clone(&slots), answer_plain));
+        let tls = tls.clone();
+        tokio::spawn(accept(https, Arc::clone(&slots), move |stream| answer_tls(stream, tls.clone())));
+    }
+    let ready = options.state_dir.join(&options.ready_file);
+    let facts = serde_json::json!({ "pid": std::process::id(), "addresses": options.addresses });
+    write_whole(&ready, facts.to_string().as_bytes())?;
+    println!("serving on {:?}", options.addresses);
+    ended(options.while_stdin_open).await?;
+    std::fs::remove_file(&ready)?;
+    Ok(())
+}
+
+/// Waits for SIGTERM, SIGINT or, where asked, the end of standard input.
+async fn ended(while_stdin_open: bool) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let input = async {
+        if while_stdin_open {
+            let mut rest = Vec::new();
+            let _ = tokio::io::stdin().read_to_end(&mut rest).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = input => {}
+    }
+    Ok(())
+}
+
+fn acceptor(options: &Options) -> Result<TlsAcceptor, Box<dyn std::error::Error>> {
+    let mut names = options.name.clone();
+    names.extend(options.addresses.iter().map(ToString::to_string));
+    let made = certificates::make(names)?;
+    write_whole(&options.state_dir.join(&options.ca_file), made.ca_pem.as_bytes())?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.key));
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.certificate], key)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Writes a file so that a reader sees all of it or nothing.
+fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, content)?;
+    std::fs::rename(part, path)
+}
+
+async fn accept<F, Fut>(listener: TcpListener, slots: Arc<Semaphore>, serve: F)
+where
+    F: Fn(TcpStream) -> Fut + Send + 'static,
+    Fut: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let served = timeout(CONNECTION_LIFE, serve(stream));
+                tokio::spawn(async move {
+                    let _ = served.await;
+                    drop(slot);
+                });
+            }
+            // Out of file descriptors or an aborted connection: neither ends the server, nor may it spin.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn echo_stream(mut stream: TcpStream) -> std::io::Result<()> {
+    let (mut read, mut write) = stream.split();
+    tokio::io::copy(&mut read, &mut write).await.map(|_| ())
+}
+
+async fn echo_datagrams(socket: UdpSocket) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok((length, from)) => {
+                let _ = socket.send_to(buffer.get(..length).unwrap_or_default(), from).await;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn answer_plain(stream: TcpStream) -> std::io::Result<()> {
+    let address = stream.local_addr()?.ip();
+    answer(stream, address).await
+}
+
+async fn answer_tls(stream: TcpStream, tls: TlsAcceptor) -> std::io::Result<()> {
+    let address = stream.local_addr()?.ip();
+    answer(tls.accept(stream).await?, address).await
+}
+
+/// Reads one request head and answers `hello from <address>`.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, address: IpAddr) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    let mut part = [0_u8; 1024];
+    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+        let read = timeout(Duration::from_secs(10), stream.read(&mut part)).await??;
+        if read == 0 || head.len() > HEAD {
+            return Ok(());
+        }
+        head.extend_from_slice(part.get(..read).unwrap_or_default());
+    }
+    let body = format!("hello from {address}\n");
+    let text = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(text.as_bytes()).await?;
+    stream.shutdown().await
+}

@@ -1,0 +1,191 @@
+//! How sandboxes end, and what status says of it.
+use std::time::{Duration, Instant};
+
+use agentsandbox::api::v1alpha1::{AgentSandbox, Phase};
+use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use crate::support::{agent, exclusive, sandbox::manifest, scaled, secs, shared};
+
+/// An agent that ends at SIGTERM only if it is told to: it says each second that it lives.
+const ENDLESS: &str = "while True:\n    say(alive=True)\n    time.sleep(1)";
+/// One that does not listen.
+const STUBBORN: &str = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True:\n    say(alive=True)\n    time.sleep(1)";
+
+#[test]
+fn completed() {
+    shared("completed", |test| async move {
+        let said = test.run("agent", "say(hello='world')", json!({})).await;
+        assert_eq!(said, [json!({"hello": "world"})]);
+        let status = test.status("agent").await;
+        assert_eq!(status.phase, Some(Phase::Succeeded));
+        let outcome = status.outcome.unwrap();
+        assert_eq!(outcome.exit_code, Some(0));
+        let usage = outcome.usage.expect("sandbox-init measured what the agent used");
+        assert!(usage.wall_milliseconds.unwrap() > 0 && usage.cpu_milliseconds.unwrap() > 0, "{usage:?}");
+        assert_eq!(status.observed_generation, test.get("agent").await.metadata.generation);
+        assert!(status.started_at.is_some() && status.finished_at.is_some() && status.node_name.is_some());
+        let finished = test.wait_condition("agent", "Finished", "True", secs(5)).await;
+        assert_eq!(finished.reason, "Completed");
+    });
+}
+
+#[test]
+fn agent_failed_with_its_exit_code() {
+    shared("agent-failed", |test| async move {
+        test.sandbox("agent", "sys.exit(7)", json!({})).await;
+        let outcome = test.finished_as("agent", "AgentFailed").await;
+        assert_eq!(outcome.exit_code, Some(7));
+        assert_eq!(test.status("agent").await.phase, Some(Phase::Failed));
+    });
+}
+
+#[test]
+fn agent_failed_with_its_signal() {
+    shared("agent-signal", |test| async move {
+        test.sandbox("agent", "os.kill(os.getpid(), 11)", json!({})).await;
+        let outcome = test.finished_as("agent", "AgentFailed").await;
+        assert_eq!(outcome.signal, Some(11), "{outcome:?}");
+    });
+}
+
+#[test]
+fn deadline_exceeded() {
+    shared("deadline", |test| async move {
+        test.sandbox("agent", ENDLESS, json!({"timeout": "6s"})).await;
+        let outcome = test.finished_as("agent", "DeadlineExceeded").await;
+        let wall = outcome.usage.and_then(|usage| usage.wall_milliseconds);
+        assert!(wall.is_none_or(|ms| (5_900..9_000).contains(&ms)), "{wall:?} ms");
+    });
+}
+
+#[test]
+fn deadline_exceeded_by_an_agent_that_ignores_sigterm() {
+    shared("stubborn", |test| async move {
+        test.sandbox("agent", STUBBORN, json!({"timeout": "4s"})).await;
+        let outcome = test.finished_as("agent", "DeadlineExceeded").await;
+        let wall = outcome.usage.and_then(|usage| usage.wall_milliseconds);
+        assert!(wall.is_none_or(|ms| ms < 20_000), "it was killed after the grace: {wall:?} ms");
+    });
+}
+
+#[test]
+fn a_lowered_timeout_ends_it_sooner() {
+    shared("lowered", |test| async move {
+        test.sandbox("agent", ENDLESS, json!({"timeout": "10m"})).await;
+        let before = test.running("agent").await.deadline.expect("a deadline");
+        test.change("agent", json!({"timeout": "8s"})).await.unwrap();
+        test.finished_as("agent", "DeadlineExceeded").await;
+        let after = test.status("agent").await.deadline.expect("a deadline");
+        assert!(after.0 < before.0, "{after:?} is before {before:?}");
+        let raised = test.change("agent", json!({"timeout": "20m"})).await.unwrap_err();
+        assert!(raised.to_string().contains("timeout may only be lowered"), "{raised}");
+    });
+}
+
+#[test]
+fn startup_timeout_of_a_sandbox_that_fits_no_node() {
+    shared("startup", |test| async move {
+        let huge = json!({"startupTimeout": "5s", "resources": {"cpu": "900", "requests": {"cpu": "900"}}});
+        test.sandbox("agent", "pass", huge).await;
+        let outcome = test.finished_as("agent", "StartupTimeout").await;
+        assert_eq!(outcome.exit_code, None);
+        assert_eq!(test.status("agent").await.started_at, None, "it never started");
+    });
+}
+
+#[test]
+fn image_pull_failed() {
+    shared("image-pull", |test| async move {
+        let image = environment_without_digest() + ":does-not-exist";
+        test.sandbox("agent", "pass", json!({"image": image, "startupTimeout": "40s"})).await;
+        let outcome = test.finished_as("agent", "ImagePullFailed").await;
+        assert!(outcome.message.is_some_and(|m| m.contains("does-not-exist")));
+    });
+}
+
+fn environment_without_digest() -> String {
+    let image = crate::support::environment().agent_image();
+    image.split('@').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn invalid_command() {
+    shared("command", |test| async move {
+        test.sandbox("agent", "", json!({"command": ["/no/such/program"]})).await;
+        let outcome = test.finished_as("agent", "InvalidCommand").await;
+        assert!(outcome.message.is_some_and(|m| m.contains("/no/such/program")));
+    });
+}
+
+#[test]
+fn pod_deleted_ends_the_sandbox_and_it_is_not_made_again() {
+    shared("pod-deleted", |test| async move {
+        test.sandbox("agent", ENDLESS, json!({})).await;
+        test.running("agent").await;
+        let pod = test.pod_name("agent").await;
+        test.api::<Pod>().delete(&pod, &DeleteParams::default()).await.unwrap();
+        test.finished_as("agent", "PodDeleted").await;
+        test.gone::<Pod>(&pod, secs(60)).await;
+        tokio::time::sleep(secs(3)).await;
+        assert!(test.pods_of("agent").await.is_empty(), "a task is not run twice");
+    });
+}
+
+#[test]
+fn evicted() {
+    shared("evicted", |test| async move {
+        test.sandbox("agent", ENDLESS, json!({})).await;
+        test.running("agent").await;
+        let pod = test.pod_name("agent").await;
+        // The Eviction API marks the Pod with DisruptionTarget before it deletes it; that is what the operator reads.
+        let evicted = test.api::<Pod>().evict(&pod, &kube::api::EvictParams::default()).await;
+        assert!(evicted.is_ok(), "{evicted:?}");
+        let outcome = test.finished("agent").await;
+        assert!(["Evicted", "PodDeleted"].contains(&outcome.reason.as_str()), "{outcome:?}");
+    });
+}
+
+#[test]
+fn ttl_after_finished_removes_everything() {
+    shared("ttl", |test| async move {
+        test.sandbox("agent", "pass", json!({"ttlAfterFinished": "4s"})).await;
+        test.finished_as("agent", "Completed").await;
+        let pod = test.pod_name("agent").await;
+        let finished = Instant::now();
+        test.gone::<AgentSandbox>("agent", secs(30)).await;
+        assert!(finished.elapsed() > Duration::from_secs(2), "not before its time");
+        test.gone::<Pod>(&pod, secs(60)).await;
+        test.gone::<NetworkPolicy>(&pod, secs(60)).await;
+    });
+}
+
+#[test]
+fn a_short_task_is_recorded_as_the_sidecar_saw_it() {
+    shared("audit", |test| async move {
+        test.sandbox("agent", "say(hello='world')", json!({})).await;
+        test.finished_as("agent", "Completed").await;
+        let pod = test.pod_name("agent").await;
+        let records = agent::lines(&test.pod_log(&pod, "sidecar").await);
+        assert!(records.len() >= 2, "at least the start and the end: {records:#?}");
+        assert!(records.iter().all(|r| r["class_uid"].is_number() && r["time"].is_number()), "{records:#?}");
+    });
+}
+
+#[test]
+fn deadline_while_the_operator_is_down() {
+    exclusive("operator-down", |test| async move {
+        let mut object = manifest("agent", ENDLESS, json!({"timeout": "12s"}));
+        object["metadata"]["labels"] = json!({"test": "operator-down"});
+        test.create(&object).await.unwrap();
+        test.running("agent").await;
+        let pod = test.pod_name("agent").await;
+        test.scale_operator(0).await;
+        tokio::time::sleep(scaled(secs(20))).await;
+        let ended = test.api::<Pod>().get(&pod).await.unwrap().status.unwrap();
+        assert_ne!(ended.phase.as_deref(), Some("Running"), "sandbox-init ended it by itself");
+        test.scale_operator(2).await;
+        test.finished_as("agent", "DeadlineExceeded").await;
+    });
+}

@@ -1,0 +1,78 @@
+//! Installs the operator once per run, as a user would: through the Helm charts.
+use std::process::Command;
+
+use tokio::sync::OnceCell;
+
+use super::environment::{environment, output_of};
+
+static DEFINITIONS: OnceCell<()> = OnceCell::const_new();
+static OPERATOR: OnceCell<()> = OnceCell::const_new();
+
+/// Installs the CRDs.
+pub async fn definitions() {
+    DEFINITIONS
+        .get_or_init(|| async {
+            if skipped() {
+                return;
+            }
+            let mut helm = helm_install("agentsandbox-crds");
+            helm.args(["--wait", "--timeout", "120s"]);
+            output_of(helm).await;
+        })
+        .await;
+}
+
+/// Installs the CRDs and the operator, and waits until it is ready.
+pub async fn operator() {
+    definitions().await;
+    OPERATOR
+        .get_or_init(|| async {
+            if skipped() {
+                return;
+            }
+            let image = environment().need("OPERATOR_IMAGE");
+            let (repository, digest) =
+                image.split_once('@').expect("OPERATOR_IMAGE must be pinned by digest");
+            let mut helm = helm_install("agentsandbox");
+            for value in [
+                format!("image.repository={repository}"),
+                format!("image.digest={digest}"),
+                "image.pullPolicy=IfNotPresent".to_owned(),
+                "replicas=2".to_owned(),
+                "controller.userNamespaces=true".to_owned(),
+                "controller.logLevel=debug".to_owned(),
+                "controller.leaseDuration=5s".to_owned(),
+            ] {
+                helm.args(["--set", &value]);
+            }
+            helm.args([
+                "--set-json",
+                r#"controller.reservedCidrs=["10.244.0.0/16","10.96.0.0/16","192.0.2.0/24"]"#,
+            ]);
+            helm.args(["--wait", "--timeout", "180s"]);
+            output_of(helm).await;
+        })
+        .await;
+}
+
+/// Ranges of the cluster's Pods, Services and nodes, as JSON. The harness writes them with the commas escaped for helm.
+fn reserved() -> String {
+    let ranges = environment()
+        .get("RESERVED_CIDRS")
+        .unwrap_or_else(|| "10.244.0.0/16,10.96.0.0/16,192.0.2.0/24".into());
+    let ranges: Vec<_> = ranges.split(',').map(|range| range.trim_end_matches('\\').trim()).collect();
+    serde_json::json!(ranges).to_string()
+}
+
+/// `E2E_SKIP_INSTALL=1`: the operator under test was installed by somebody else.
+fn skipped() -> bool {
+    environment().get("E2E_SKIP_INSTALL").as_deref() == Some("1")
+}
+
+fn helm_install(chart: &str) -> Command {
+    let mut helm = environment().command("HELM");
+    let path = format!("{}/charts/{chart}", env!("CARGO_MANIFEST_DIR"));
+    helm.args(["upgrade", "--install", chart, &path, "--create-namespace", "--namespace"]);
+    helm.arg(environment().system_namespace());
+    helm
+}
