@@ -1,1 +1,56 @@
-//! Markdown reference of the API, generated from the schema.
+//! Reference of the API's fields as Markdown, made from the custom resource definition.
+use serde_json::Value;
+
+/// One table of every field of `spec` and `status` in `definition`, a `CustomResourceDefinition`.
+pub fn markdown(definition: &Value) -> String {
+    let mut text = String::from(
+        "# API reference\n\nMade by `agentsandbox crds --docs`; `kubectl explain agentsandbox.spec` says the same.\n",
+    );
+    for part in ["spec", "status"] {
+        let schema =
+            definition.pointer(&format!("/spec/versions/0/schema/openAPIV3Schema/properties/{part}"));
+        text.push_str(&format!("\n## AgentSandbox `{part}`\n\n| Field | Type | Default | Description |\n| --- | --- | --- | --- |\n"));
+        if let Some(schema) = schema {
+            fields(schema, part, &mut text);
+        }
+    }
+    text
+}
+
+fn fields(schema: &Value, path: &str, text: &mut String) {
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
+    let required = schema.get("required").and_then(Value::as_array);
+    for (name, field) in properties {
+        let path = format!("{path}.{name}");
+        let needed = required.is_some_and(|r| r.iter().any(|v| v.as_str() == Some(name)));
+        let default = match field.get("default") {
+            Some(value) => format!("`{value}`"),
+            None if needed => "required".to_owned(),
+            None => String::new(),
+        };
+        let kind = field.get("type").and_then(Value::as_str).unwrap_or("any");
+        let kind = match field.get("enum").and_then(Value::as_array) {
+            Some(variants) => variants
+                .iter()
+                .filter_map(Value::as_str)
+                .map(|v| format!("`{v}`"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            None => kind.to_owned(),
+        };
+        text.push_str(&format!("| `{path}` | {kind} | {default} | {} |\n", description(field)));
+        fields(field, &path, text);
+        if let Some(items) = field.get("items") {
+            fields(items, &format!("{path}[]"), text);
+        }
+    }
+}
+
+/// The description in one cell, with the rules that the API server checks.
+fn description(field: &Value) -> String {
+    let text = field.get("description").and_then(Value::as_str).unwrap_or_default();
+    let rules = field.get("x-kubernetes-validations").and_then(Value::as_array);
+    let rules = rules.into_iter().flatten().filter_map(|r| r.get("message")).filter_map(Value::as_str);
+    let all: Vec<&str> = std::iter::once(text).chain(rules).filter(|t| !t.is_empty()).collect();
+    all.join("<br>").replace('|', "\\|").split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,2 +1,7 @@
 //! The command line `agentsandbox`.
-fn main() {}
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    agentsandbox::cli::main().await
+}

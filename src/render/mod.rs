@@ -1,1 +1,188 @@
-//! `agentsandbox render`: the objects of a sandbox, or the refusals, without a cluster.
+//! `agentsandbox render`: the objects of a sandbox, or its refusals, without a cluster.
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use ipnet::IpNet;
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::util::intstr::IntOrString};
+use serde_json::Value;
+
+use crate::{
+    api::v1alpha1::{AgentSandbox, GROUP, VERSION},
+    plan::{self, Observed, ObservedPort, ObservedService, Settings},
+};
+
+/// The uid that stands for the one that only an API server gives.
+const OFFLINE_UID: &str = "offline";
+/// Exit code when an input cannot be read.
+const UNREADABLE: u8 = 2;
+
+/// Options of `agentsandbox render`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// File with one or more AgentSandbox objects, and optionally the Services that their rules name; - is the
+    /// standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Image of the operator.
+    #[arg(long, default_value = "agentsandbox:dev")]
+    pub image: String,
+    /// A Service that rules may name, with its selector and target ports equal to its ports:
+    /// NAMESPACE/NAME=KEY=VALUE[,KEY=VALUE]. May be repeated.
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Vec<String>,
+    /// Network that no rule may open. May be repeated.
+    #[arg(long, value_delimiter = ',')]
+    pub reserved_cidr: Vec<IpNet>,
+    /// Whether nodes can run Pods in user namespaces.
+    #[arg(long)]
+    pub user_namespaces: bool,
+}
+
+/// Prints the objects. Exit code 0: printed; 1: refused, with every refusal on standard error; 2: unreadable.
+#[allow(clippy::print_stderr, reason = "the command's refusals are for the person who typed it")]
+pub fn run(options: &Options) -> ExitCode {
+    match read(&options.file).and_then(|text| render(&text, options)) {
+        Ok(Rendered { yaml, refusals }) => {
+            if std::io::stdout().write_all(yaml.as_bytes()).is_err() {
+                return ExitCode::from(UNREADABLE);
+            }
+            for refusal in &refusals {
+                eprintln!("{refusal}");
+            }
+            if refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(message) => {
+            eprintln!("agentsandbox render: {message}");
+            ExitCode::from(UNREADABLE)
+        }
+    }
+}
+
+/// What came of an input.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// The objects as YAML documents.
+    pub yaml: String,
+    /// One line per refusal: `field: message [reason]`.
+    pub refusals: Vec<String>,
+}
+
+fn read(file: &PathBuf) -> Result<String, String> {
+    let mut text = String::new();
+    let result = if file.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text).map(|_| ())
+    } else {
+        std::fs::read_to_string(file).map(|read| text = read)
+    };
+    result.map(|()| text).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// The objects of every AgentSandbox in `text`.
+///
+/// # Errors
+/// What in the input cannot be read, for a person.
+pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?;
+    let mut services = BTreeMap::new();
+    let mut sandboxes = Vec::new();
+    for document in documents.into_iter().filter(|d| !d.is_null()) {
+        let of = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        match (of("apiVersion").as_str(), of("kind").as_str()) {
+            (version, "AgentSandbox") if version == format!("{GROUP}/{VERSION}") => {
+                let sandbox: AgentSandbox =
+                    serde_json::from_value(document).map_err(|error| format!("AgentSandbox: {error}"))?;
+                sandboxes.push(sandbox);
+            }
+            ("v1", "Service") => {
+                let service: Service =
+                    serde_json::from_value(document).map_err(|error| format!("Service: {error}"))?;
+                let namespace = service.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+                let name = service.metadata.name.clone().unwrap_or_default();
+                services.insert((namespace, name), ObservedService::from_service(&service));
+            }
+            (version, kind) => {
+                return Err(format!("{version} {kind} is neither an AgentSandbox nor a Service"));
+            }
+        }
+    }
+    if sandboxes.is_empty() {
+        return Err("no AgentSandbox in the input".to_owned());
+    }
+    let settings = Settings {
+        image: options.image.clone(),
+        reserved_cidrs: options.reserved_cidr.clone(),
+        user_namespaces: options.user_namespaces,
+        ..Settings::default()
+    };
+    let mut rendered = Rendered::default();
+    for mut sandbox in sandboxes {
+        complete(&mut sandbox);
+        let mut observed = Observed { services: services.clone(), ..Observed::default() };
+        for text in &options.service {
+            let (key, service) = named_service(text, &sandbox)?;
+            observed.services.insert(key, service);
+        }
+        one(&sandbox, &observed, &settings, &mut rendered)?;
+    }
+    Ok(rendered)
+}
+
+/// What an API server and `kubectl` add.
+fn complete(sandbox: &mut AgentSandbox) {
+    let meta = &mut sandbox.metadata;
+    meta.namespace.get_or_insert_with(|| "default".to_owned());
+    meta.uid.get_or_insert_with(|| OFFLINE_UID.to_owned());
+    meta.generation.get_or_insert(1);
+}
+
+fn one(
+    sandbox: &AgentSandbox,
+    observed: &Observed,
+    settings: &Settings,
+    rendered: &mut Rendered,
+) -> Result<(), String> {
+    let valid = match plan::validate(sandbox, observed, settings) {
+        Ok(valid) => valid,
+        Err(refusals) => {
+            rendered.refusals.extend(refusals.iter().map(ToString::to_string));
+            return Ok(());
+        }
+    };
+    let objects = plan::plan(&valid, settings);
+    if sandbox.metadata.uid.as_deref() == Some(OFFLINE_UID) {
+        rendered
+            .yaml
+            .push_str("# The uid is a placeholder: names and labels differ where the API server gave one.\n");
+    }
+    for yaml in [serde_saphyr::to_string(&objects.policy), serde_saphyr::to_string(&objects.pod)] {
+        rendered.yaml.push_str("---\n");
+        rendered.yaml.push_str(&yaml.map_err(|error| error.to_string())?);
+    }
+    Ok(())
+}
+
+/// A Service as an option names it. Its ports are the ones that the rules of `sandbox` name.
+fn named_service(text: &str, sandbox: &AgentSandbox) -> Result<((String, String), ObservedService), String> {
+    let wrong = || format!("--service {text}: write NAMESPACE/NAME=KEY=VALUE[,KEY=VALUE]");
+    let (full, selector) = text.split_once('=').ok_or_else(wrong)?;
+    let (namespace, name) = full.split_once('/').ok_or_else(wrong)?;
+    let pairs = selector.split(',').map(|pair| pair.split_once('=').ok_or_else(wrong));
+    let selector = pairs
+        .map(|pair| pair.map(|(key, value)| (key.to_owned(), value.to_owned())))
+        .collect::<Result<BTreeMap<_, _>, _>>()?;
+    let rules = sandbox.spec.network.iter().flat_map(|n| &n.egress);
+    let ports = rules.filter(|r| r.service.as_ref().is_some_and(|s| s.name == name)).flat_map(|rule| {
+        let port = |port: &i32| ObservedPort {
+            port: *port,
+            target: IntOrString::Int(*port),
+            protocol: rule.protocol,
+        };
+        rule.ports.iter().map(port)
+    });
+    let ports = ports.collect();
+    Ok(((namespace.to_owned(), name.to_owned()), ObservedService { selector, ports }))
+}
