@@ -1,1 +1,7 @@
-//! To be written.
+//! `sandbox-init` as the first process of a real PID namespace, with an audit peer on the real socket.
+//!
+//! Needs root, `unshare` and `setpriv`. Every test has a network namespace of its own, which scopes the socket.
+mod contain;
+mod ends;
+mod sidecar;
+mod support;
