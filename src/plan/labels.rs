@@ -1,0 +1,29 @@
+//! Labels, annotations and the finalizer by which the operator knows its own objects.
+use std::collections::BTreeMap;
+
+/// Label of every object that the operator makes.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY`].
+pub const MANAGED_BY_VALUE: &str = "agentsandbox";
+/// Label that ties a Pod to its `NetworkPolicy`; the value is the sandbox's hash.
+pub const SANDBOX: &str = "agentsandbox.dev/sandbox";
+/// Label selector of every object that the operator makes.
+pub const WATCH_SELECTOR: &str = "app.kubernetes.io/managed-by=agentsandbox";
+/// Annotation with the digest of the egress policy that the object was planned with.
+pub const POLICY_DIGEST: &str = "agentsandbox.dev/policy-digest";
+/// Annotation of the Pod with the sandbox's full name.
+pub const NAME: &str = "agentsandbox.dev/name";
+/// Finalizer of the `NetworkPolicy`: it stays until no Pod of its name exists.
+pub const POD_GONE_FINALIZER: &str = "agentsandbox.dev/pod-gone";
+
+/// The labels of both objects of the sandbox with this hash.
+pub fn of(hash: &str) -> BTreeMap<String, String> {
+    let mut labels = selecting(hash);
+    labels.insert(MANAGED_BY.to_owned(), MANAGED_BY_VALUE.to_owned());
+    labels
+}
+
+/// The labels by which the policy selects the Pod of the sandbox with this hash.
+pub fn selecting(hash: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(SANDBOX.to_owned(), hash.to_owned())])
+}

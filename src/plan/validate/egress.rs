@@ -1,0 +1,191 @@
+//! Egress rules.
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{Refusals, reason, text::shown};
+use crate::{
+    api::v1alpha1::{EgressRule, Network, Protocol, ServiceReference},
+    plan::{Observed, Settings, names},
+    policy::reserved,
+};
+
+/// A rule that passed every check.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValidatedRule {
+    /// Where to.
+    pub destination: Destination,
+    /// Ports of the peer itself; never empty.
+    pub ports: Vec<IntOrString>,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+/// Where a rule leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Destination {
+    /// A network without host bits.
+    Network(IpNet),
+    /// The Pods of a Service.
+    Pods {
+        /// Namespace of the Pods.
+        namespace: String,
+        /// Labels of the Pods; never empty.
+        selector: BTreeMap<String, String>,
+    },
+}
+
+/// Namespace and name of every Service that the rules name, for gathering [`Observed`].
+pub fn names_of_services(network: Option<&Network>, own_namespace: &str) -> Vec<(String, String)> {
+    let rules = network.map_or(&[][..], |n| n.egress.as_slice());
+    let mut found: Vec<_> =
+        rules.iter().filter_map(|r| r.service.as_ref()).map(|s| key(s, own_namespace)).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn key(service: &ServiceReference, own_namespace: &str) -> (String, String) {
+    (service.namespace.clone().unwrap_or_else(|| own_namespace.to_owned()), service.name.clone())
+}
+
+pub(super) fn check(
+    network: Option<&Network>,
+    own_namespace: &str,
+    observed: &Observed,
+    settings: &Settings,
+    refusals: &mut Refusals,
+) -> Vec<ValidatedRule> {
+    let rules = network.map_or(&[][..], |n| n.egress.as_slice());
+    refusals.check(rules.len() <= 256, "spec.network.egress", "must be at most 256 rules");
+    let mut valid = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let field = format!("spec.network.egress[{index}]");
+        check_ports(&rule.ports, &field, refusals);
+        let found = match (&rule.host, &rule.cidr, &rule.service) {
+            (Some(host), None, None) => {
+                refusals.add(
+                    reason::DOMAIN_EGRESS_UNAVAILABLE,
+                    format!("{field}.host"),
+                    format!("`{}`: host rules need the egress gateway, which this operator does not have; write cidr or service", shown(host)),
+                );
+                None
+            }
+            (None, Some(cidr), None) => check_cidr(cidr, rule, settings, &field, refusals),
+            (None, None, Some(service)) => {
+                check_service(service, rule, own_namespace, observed, &field, refusals)
+            }
+            _ => {
+                refusals.invalid(&field, "an egress rule needs exactly one of host, cidr and service");
+                None
+            }
+        };
+        valid.extend(found);
+    }
+    valid
+}
+
+/// No ports would mean all ports in a `NetworkPolicy`.
+fn check_ports(ports: &[i32], field: &str, refusals: &mut Refusals) {
+    refusals.check(
+        (1..=16).contains(&ports.len()) && ports.iter().all(|p| (1..=65_535).contains(p)),
+        &format!("{field}.ports"),
+        "must be 1 to 16 ports from 1 to 65535, such as [443]",
+    );
+}
+
+fn check_cidr(
+    cidr: &str,
+    rule: &EgressRule,
+    settings: &Settings,
+    field: &str,
+    refusals: &mut Refusals,
+) -> Option<ValidatedRule> {
+    let field = format!("{field}.cidr");
+    let Ok(network) = cidr.parse::<IpNet>() else {
+        let message =
+            "is not a network; write it such as 198.51.100.0/24, or one address such as 198.51.100.7/32";
+        refusals.invalid(field, format!("`{}` {message}", shown(cidr)));
+        return None;
+    };
+    if network.trunc() != network {
+        let one = IpNet::from(network.addr());
+        refusals.invalid(
+            field,
+            format!(
+                "{network} has host bits; write {} for the network or {one} for the one address",
+                network.trunc()
+            ),
+        );
+        return None;
+    }
+    if let Some(reserved) = reserved::overlap(&network, &settings.reserved_cidrs) {
+        refusals.add(
+            reason::RESERVED_ADDRESS,
+            field,
+            format!(
+                "{network} overlaps {} ({}), which no rule may open; list narrower networks that leave it out",
+                reserved.network, reserved.what
+            ),
+        );
+        return None;
+    }
+    Some(ValidatedRule {
+        destination: Destination::Network(network),
+        ports: rule.ports.iter().copied().map(IntOrString::Int).collect(),
+        protocol: rule.protocol,
+    })
+}
+
+fn check_service(
+    service: &ServiceReference,
+    rule: &EgressRule,
+    own_namespace: &str,
+    observed: &Observed,
+    field: &str,
+    refusals: &mut Refusals,
+) -> Option<ValidatedRule> {
+    let key = key(service, own_namespace);
+    let (namespace, name) = &key;
+    let full = format!("{}/{}", shown(namespace), shown(name));
+    if !names::is_label(namespace) || !names::is_label(name) {
+        refusals.invalid(
+            format!("{field}.service"),
+            format!("`{full}` must be lower-case letters, digits and hyphens"),
+        );
+        return None;
+    }
+    let Some(seen) = observed.services.get(&key) else {
+        refusals.add(
+            reason::SERVICE_NOT_FOUND,
+            format!("{field}.service"),
+            format!("the Service {full} does not exist; create it or correct the rule"),
+        );
+        return None;
+    };
+    if seen.selector.is_empty() {
+        refusals.add(
+            reason::SERVICE_NOT_SELECTABLE,
+            format!("{field}.service"),
+            format!("the Service {full} selects no Pods; write the cidr of its endpoints instead"),
+        );
+        return None;
+    }
+    let mut ports = Vec::new();
+    for wanted in &rule.ports {
+        match seen.ports.iter().find(|p| p.port == *wanted && p.protocol == rule.protocol) {
+            Some(port) => ports.push(port.target.clone()),
+            None => refusals.add(
+                reason::SERVICE_NOT_FOUND,
+                format!("{field}.ports"),
+                format!("the Service {full} has no {:?} port {wanted}; list its own ports", rule.protocol),
+            ),
+        }
+    }
+    (!ports.is_empty()).then(|| ValidatedRule {
+        destination: Destination::Pods { namespace: namespace.clone(), selector: seen.selector.clone() },
+        ports,
+        protocol: rule.protocol,
+    })
+}

@@ -1,0 +1,213 @@
+//! Every refusal, and what is not one.
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api::v1alpha1::Protocol,
+    plan::{ObservedPort, ObservedService},
+};
+
+fn sandbox(spec: &Value) -> AgentSandbox {
+    let mut full = json!({"image": "registry.example/agent:1", "command": ["/agent"]});
+    for (key, value) in spec.as_object().unwrap() {
+        full[key] = value.clone();
+    }
+    serde_json::from_value(json!({
+        "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox",
+        "metadata": {"name": "fix", "namespace": "team-a", "uid": "0b9c"}, "spec": full,
+    }))
+    .unwrap()
+}
+
+fn observed() -> Observed {
+    let port = ObservedPort {
+        port: 80,
+        target: k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(8080),
+        protocol: Protocol::TCP,
+    };
+    let model = ObservedService {
+        selector: BTreeMap::from([("app".to_owned(), "model".to_owned())]),
+        ports: vec![port.clone()],
+    };
+    let bare = ObservedService { selector: BTreeMap::new(), ports: vec![port] };
+    Observed {
+        services: BTreeMap::from([
+            (("serving".to_owned(), "model".to_owned()), model),
+            (("team-a".to_owned(), "bare".to_owned()), bare),
+        ]),
+        foreign: BTreeSet::new(),
+    }
+}
+
+fn refusals(spec: &Value) -> Vec<(&'static str, String)> {
+    match validate(&sandbox(spec), &observed(), &Settings::default()) {
+        Ok(_) => Vec::new(),
+        Err(refusals) => refusals.into_iter().map(|r| (r.reason, r.field)).collect(),
+    }
+}
+
+fn mount(path: &str) -> Value {
+    json!({"path": path, "emptyDir": {"sizeLimit": "1Mi"}})
+}
+
+fn egress(rule: &Value) -> Value {
+    json!({"network": {"egress": [rule]}})
+}
+
+#[test]
+fn good_specs_pass() {
+    for spec in [
+        json!({}),
+        json!({"filesystem": {"mounts": [mount("/a"), mount("/ab"), mount("/b/c"), mount("/procedures")]}}),
+        egress(&json!({"cidr": "198.51.100.0/24", "ports": [443]})),
+        egress(&json!({"cidr": "2001:db8::/48", "ports": [443], "protocol": "UDP"})),
+        egress(&json!({"service": {"name": "model", "namespace": "serving"}, "ports": [80]})),
+        json!({"timeout": "168h", "startupTimeout": "1s", "ttlAfterFinished": "0s"}),
+        json!({"resources": {"cpu": "10m", "memory": "16Mi", "requests": {"cpu": "10m", "memory": "1Mi"}}}),
+    ] {
+        assert_eq!(refusals(&spec), [], "{spec}");
+    }
+}
+
+#[test]
+fn bad_specs_are_refused_at_their_field() {
+    let files = |mounts: &[Value]| json!({"filesystem": {"mounts": mounts}});
+    let claim =
+        |sub: &str| json!({"path": "/w", "persistentVolumeClaim": {"claimName": "c", "subPath": sub}});
+    let at = "spec.filesystem.mounts[0].path";
+    let rule = "spec.network.egress[0]";
+    for (spec, reason, field) in [
+        (json!({"image": "a b"}), "InvalidSpec", "spec.image"),
+        (json!({"command": []}), "InvalidSpec", "spec.command"),
+        (json!({"command": [""]}), "InvalidSpec", "spec.command"),
+        (json!({"args": ["a\0b"]}), "InvalidSpec", "spec.args"),
+        (json!({"workingDir": "/a/../b"}), "InvalidSpec", "spec.workingDir"),
+        (json!({"workingDir": "a"}), "InvalidSpec", "spec.workingDir"),
+        (json!({"runAs": {"user": 0}}), "InvalidSpec", "spec.runAs.user"),
+        (json!({"runAs": {"group": 65532}}), "InvalidSpec", "spec.runAs.group"),
+        (json!({"env": [{"name": "1A"}]}), "InvalidSpec", "spec.env[0].name"),
+        (json!({"env": [{"name": "A"}, {"name": "A"}]}), "InvalidSpec", "spec.env[1].name"),
+        (json!({"env": [{"name": "AGENTSANDBOX_INIT"}]}), "ReservedEnvName", "spec.env[0].name"),
+        (json!({"env": [{"name": "A", "valueFrom": {}}]}), "InvalidSpec", "spec.env[0].valueFrom"),
+        (json!({"timeout": "0s"}), "InvalidSpec", "spec.timeout"),
+        (json!({"timeout": "-5m"}), "InvalidSpec", "spec.timeout"),
+        (json!({"startupTimeout": "25h"}), "InvalidSpec", "spec.startupTimeout"),
+        (json!({"ttlAfterFinished": "1d"}), "InvalidSpec", "spec.ttlAfterFinished"),
+        (json!({"resources": {"cpu": "0"}}), "InvalidSpec", "spec.resources.cpu"),
+        (json!({"resources": {"memory": "1Ki"}}), "InvalidSpec", "spec.resources.memory"),
+        (json!({"resources": {"ephemeralStorage": "1e9"}}), "InvalidSpec", "spec.resources.ephemeralStorage"),
+        (json!({"resources": {"pids": 1}}), "InvalidSpec", "spec.resources.pids"),
+        (json!({"resources": {"requests": {"cpu": "2"}}}), "InvalidSpec", "spec.resources.requests.cpu"),
+        (
+            json!({"resources": {"requests": {"memory": "2Gi"}}}),
+            "InvalidSpec",
+            "spec.resources.requests.memory",
+        ),
+        (files(&[mount("w")]), "InvalidSpec", at),
+        (files(&[mount("/")]), "InvalidSpec", at),
+        (files(&[mount("/a//b")]), "InvalidSpec", at),
+        (files(&[mount("/a/")]), "InvalidSpec", at),
+        (files(&[mount("/a/../b")]), "InvalidSpec", at),
+        (files(&[mount("/a/./b")]), "InvalidSpec", at),
+        (files(&[mount("/a:b")]), "InvalidSpec", at),
+        (files(&[mount("/proc")]), "InvalidSpec", at),
+        (files(&[mount("/sys/fs")]), "InvalidSpec", at),
+        (files(&[mount("/dev/shm")]), "InvalidSpec", at),
+        (files(&[mount("/.agentsandbox/x")]), "InvalidSpec", at),
+        (files(&[mount("/a"), mount("/a")]), "OverlappingMounts", "spec.filesystem.mounts[1].path"),
+        (files(&[mount("/a/b"), mount("/a")]), "OverlappingMounts", "spec.filesystem.mounts[1].path"),
+        (files(&[json!({"path": "/a"})]), "InvalidSpec", "spec.filesystem.mounts[0]"),
+        (files(&[claim("../x")]), "InvalidSpec", "spec.filesystem.mounts[0].persistentVolumeClaim.subPath"),
+        (files(&[claim("/x")]), "InvalidSpec", "spec.filesystem.mounts[0].persistentVolumeClaim.subPath"),
+        (
+            files(&[json!({"path": "/a", "readOnly": false, "secret": {"name": "s"}})]),
+            "InvalidSpec",
+            "spec.filesystem.mounts[0].secret",
+        ),
+        (
+            egress(&json!({"host": "api.example", "ports": [443]})),
+            "DomainEgressUnavailable",
+            &format!("{rule}.host"),
+        ),
+        (egress(&json!({"cidr": "198.51.100.0/24", "ports": []})), "InvalidSpec", &format!("{rule}.ports")),
+        (egress(&json!({"cidr": "198.51.100.0/24", "ports": [0]})), "InvalidSpec", &format!("{rule}.ports")),
+        (egress(&json!({"cidr": "198.51.100.7", "ports": [1]})), "InvalidSpec", &format!("{rule}.cidr")),
+        (egress(&json!({"cidr": "198.51.100.7/24", "ports": [1]})), "InvalidSpec", &format!("{rule}.cidr")),
+        (egress(&json!({"cidr": "0.0.0.0/0", "ports": [1]})), "ReservedAddress", &format!("{rule}.cidr")),
+        (egress(&json!({"cidr": "::1/128", "ports": [1]})), "ReservedAddress", &format!("{rule}.cidr")),
+        (egress(&json!({"ports": [1]})), "InvalidSpec", rule),
+        (
+            egress(&json!({"service": {"name": "none"}, "ports": [1]})),
+            "ServiceNotFound",
+            &format!("{rule}.service"),
+        ),
+        (
+            egress(&json!({"service": {"name": "bare"}, "ports": [80]})),
+            "ServiceNotSelectable",
+            &format!("{rule}.service"),
+        ),
+        (
+            egress(&json!({"service": {"name": "model", "namespace": "serving"}, "ports": [81]})),
+            "ServiceNotFound",
+            &format!("{rule}.ports"),
+        ),
+        (
+            json!({"isolation": {"userNamespace": "Required"}}),
+            "UserNamespaceUnavailable",
+            "spec.isolation.userNamespace",
+        ),
+        (json!({"isolation": {"runtimeClassName": "A b"}}), "InvalidSpec", "spec.isolation.runtimeClassName"),
+    ] {
+        assert_eq!(refusals(&spec), [(reason, field.to_owned())], "{spec}");
+    }
+}
+
+#[test]
+fn host_bits_are_refused_with_what_to_write() {
+    let spec = egress(&json!({"cidr": "198.51.100.7/24", "ports": [1]}));
+    let refused = validate(&sandbox(&spec), &observed(), &Settings::default()).unwrap_err();
+    assert_eq!(
+        refused[0].message,
+        "198.51.100.7/24 has host bits; write 198.51.100.0/24 for the network or 198.51.100.7/32 for the one address"
+    );
+}
+
+#[test]
+fn messages_are_short_and_plain_whatever_the_user_writes() {
+    let long = format!("\u{1b}[2J\n{}", "x".repeat(100_000));
+    let spec = json!({
+        "env": [{"name": long}], "timeout": long, "isolation": {"runtimeClassName": long},
+        "filesystem": {"mounts": [mount(&long), mount(&long)]},
+        "network": {"egress": [{"cidr": long, "ports": [1]}, {"host": long, "ports": [1]},
+            {"service": {"name": long}, "ports": [1]}]},
+    });
+    for refusal in validate(&sandbox(&spec), &observed(), &Settings::default()).unwrap_err() {
+        assert!(refusal.message.len() < 600, "{}", refusal.message.len());
+        assert!(!refusal.message.chars().any(char::is_control), "{}", refusal.message);
+    }
+}
+
+#[test]
+fn user_namespaces_follow_the_settings_and_the_runtime() {
+    let settings = Settings { user_namespaces: true, ..Settings::default() };
+    let of = |isolation: Value| {
+        validate(&sandbox(&json!({"isolation": isolation})), &observed(), &settings)
+            .map(|v| (v.user_namespace(), v.user()))
+            .map_err(|refusals| refusals[0].reason)
+    };
+    assert_eq!(of(json!({})), Ok((true, 1000)));
+    assert_eq!(of(json!({"userNamespace": "Required"})), Ok((true, 1000)));
+    assert!(matches!(of(json!({"userNamespace": "Disabled"})), Ok((false, 100_000..))));
+    assert!(matches!(of(json!({"runtimeClassName": "gvisor"})), Ok((false, 100_000..))));
+    let both = json!({"runtimeClassName": "gvisor", "userNamespace": "Required"});
+    assert_eq!(of(both), Err("UserNamespaceUnavailable"));
+}
+
+#[test]
+fn a_foreign_object_is_a_conflict() {
+    let seen = Observed { foreign: BTreeSet::from([Foreign::PodTaken]), ..Observed::default() };
+    let refused = validate(&sandbox(&json!({})), &seen, &Settings::default()).unwrap_err();
+    assert_eq!(refused[0].reason, "NameConflict");
+}

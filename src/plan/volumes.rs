@@ -1,0 +1,91 @@
+//! Volumes of a sandbox's Pod: the user's own, and the operator's two.
+use k8s_openapi::{
+    api::core::v1::{
+        ConfigMapVolumeSource, EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, SecretVolumeSource,
+        Volume, VolumeMount,
+    },
+    apimachinery::pkg::api::resource::Quantity,
+};
+
+use super::{ValidatedMount, ValidatedSandbox};
+use crate::api::v1alpha1::Mount;
+
+/// Volume that brings `sandbox-init` into the agent's container.
+pub(super) const INIT: &str = "agentsandbox-init";
+/// Volume in which the sidecar keeps audit records.
+pub(super) const SPOOL: &str = "agentsandbox-spool";
+
+/// Files of `ConfigMaps` and Secrets are readable for the Pod's group and nobody else.
+const DEFAULT_MODE: i32 = 0o440;
+
+/// Every volume of the Pod.
+pub(super) fn volumes(sandbox: &ValidatedSandbox) -> Vec<Volume> {
+    let own = [empty_dir(INIT, "16Mi"), empty_dir(SPOOL, "16Mi")];
+    let users = sandbox.mounts().iter().enumerate().map(|(index, mount)| volume(index, &mount.mount));
+    own.into_iter().chain(users).collect()
+}
+
+/// The user's mounts in the agent's container.
+pub(super) fn mounts(sandbox: &ValidatedSandbox) -> Vec<VolumeMount> {
+    sandbox.mounts().iter().enumerate().map(|(index, mount)| volume_mount(index, mount)).collect()
+}
+
+/// A mount of one of the operator's own volumes.
+pub(super) fn own_mount(volume: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: volume.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: Some(read_only),
+        ..VolumeMount::default()
+    }
+}
+
+fn name(index: usize) -> String {
+    format!("mount-{index}")
+}
+
+fn empty_dir(name: &str, size: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            size_limit: Some(Quantity(size.to_owned())),
+            ..EmptyDirVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+fn volume(index: usize, mount: &Mount) -> Volume {
+    let mut volume = Volume { name: name(index), ..Volume::default() };
+    if let Some(source) = &mount.empty_dir {
+        return empty_dir(&volume.name, &source.size_limit);
+    }
+    // Read-only is said at the mount and not here: one claim may be mounted twice, and drivers need not take both.
+    volume.persistent_volume_claim = mount.persistent_volume_claim.as_ref().map(|source| {
+        PersistentVolumeClaimVolumeSource { claim_name: source.claim_name.clone(), read_only: None }
+    });
+    volume.config_map = mount.config_map.as_ref().map(|source| ConfigMapVolumeSource {
+        name: source.name.clone(),
+        default_mode: Some(DEFAULT_MODE),
+        ..ConfigMapVolumeSource::default()
+    });
+    volume.secret = mount.secret.as_ref().map(|source| SecretVolumeSource {
+        secret_name: Some(source.name.clone()),
+        default_mode: Some(DEFAULT_MODE),
+        ..SecretVolumeSource::default()
+    });
+    volume
+}
+
+fn volume_mount(index: usize, valid: &ValidatedMount) -> VolumeMount {
+    let mount = &valid.mount;
+    let claim = mount.persistent_volume_claim.as_ref().and_then(|s| s.sub_path.clone());
+    let named = mount.config_map.as_ref().or(mount.secret.as_ref()).and_then(|s| s.sub_path.clone());
+    VolumeMount {
+        name: name(index),
+        mount_path: mount.path.clone(),
+        read_only: Some(mount.is_read_only()),
+        sub_path: claim.or(named),
+        ..VolumeMount::default()
+    }
+}
