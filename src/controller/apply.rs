@@ -134,7 +134,8 @@ fn refusal(status: &Status) -> Option<PodResult> {
         return Some(PodResult::NotYet("NamespaceTerminating", message));
     }
     // Our own missing permission is the operator's fault, not the sandbox's.
-    let ours = message.contains("cannot create resource") || message.contains("cannot set blockOwnerDeletion");
+    let ours =
+        message.contains("cannot create resource") || message.contains("cannot set blockOwnerDeletion");
     let webhook = message.contains("denied the request");
     let denied = webhook || matches!(status.code, 400 | 403 | 422);
     (denied && !ours).then_some(PodResult::Denied(message))
@@ -214,7 +215,10 @@ mod tests {
         let denied = |s: &Status| matches!(refusal(s), Some(PodResult::Denied(_)));
         let later = |s: &Status| matches!(refusal(s), Some(PodResult::NotYet(..)));
         assert!(later(&status(403, "pods \"a\" is forbidden: exceeded quota: q")));
-        assert!(later(&status(403, "unable to create new content in namespace n because it is being terminated")));
+        assert!(later(&status(
+            403,
+            "unable to create new content in namespace n because it is being terminated"
+        )));
         assert!(denied(&status(403, "violates PodSecurity \"restricted:latest\"")));
         assert!(denied(&status(500, "admission webhook \"w\" denied the request: no")));
         assert!(denied(&status(422, "Pod \"a\" is invalid")));

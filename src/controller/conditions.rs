@@ -36,7 +36,12 @@ impl Stand {
 }
 
 /// The conditions after `stands`; transition times come from `before` where the status is the same.
-pub fn set(before: &[Condition], stands: &[Stand], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn set(
+    before: &[Condition],
+    stands: &[Stand],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let one = |stand: &Stand| {
         let status = if stand.holds { "True" } else { "False" };
         let kept = before.iter().find(|c| c.type_ == stand.kind && c.status == status);

@@ -72,7 +72,11 @@ impl Identity {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let (namespace, name, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
         let hash = names::hash(&namespace, &name, &uid);
-        Self { object: names::object_name(&name, &hash), hash, sandbox: SandboxIdentity { namespace, name, uid } }
+        Self {
+            object: names::object_name(&name, &hash),
+            hash,
+            sandbox: SandboxIdentity { namespace, name, uid },
+        }
     }
 }
 

@@ -106,9 +106,9 @@ fn policy(context: &Context, identity: &Identity, seen: &mut Seen) {
 async fn node(context: &Context, pod: &SlimPod) -> Result<Option<Timestamp>, Error> {
     let unknown = pod.status.phase.as_deref() == Some("Unknown");
     let unready = pod.condition("Ready").is_some_and(|c| c.status != "True");
-    let running =
-        pod.agent().and_then(|a| a.state.as_ref()).is_some_and(|s| s.running.is_some());
-    let (Some(name), true) = (&pod.spec.node_name, unknown || (running && unready) || pod.is_deleting()) else {
+    let running = pod.agent().and_then(|a| a.state.as_ref()).is_some_and(|s| s.running.is_some());
+    let (Some(name), true) = (&pod.spec.node_name, unknown || (running && unready) || pod.is_deleting())
+    else {
         return Ok(None);
     };
     let nodes: Api<Node> = Api::all(context.client.clone());

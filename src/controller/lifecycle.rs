@@ -129,7 +129,8 @@ fn without_pod(facts: &Facts<'_>) -> Step {
 
 fn running(facts: &Facts<'_>, pod: &SlimPod, started: Timestamp) -> Step {
     let deadline = after(started, facts.timeout);
-    let lowered = facts.planned_deadline_seconds.zip(pod.spec.active_deadline_seconds).is_some_and(|(p, a)| p < a);
+    let lowered =
+        facts.planned_deadline_seconds.zip(pod.spec.active_deadline_seconds).is_some_and(|(p, a)| p < a);
     // Where the timeout is the one that `sandbox-init` knows, its own report is worth waiting for.
     let patience = if lowered { SLACK } else { SLACK + SLACK + facts.grace };
     let end = after(deadline, patience);

@@ -101,7 +101,14 @@ fn every_ending_has_its_reason() {
         (ended(0, "Completed", &report("NotContained", None, None)), "Completed"),
         (ended(3, "Error", &"{".repeat(5000)), "AgentFailed"),
         (with(ended(137, "Error", ""), "reason", json!("Evicted")), "Evicted"),
-        (with(json!({"phase": "Failed", "reason": "Evicted"}), "message", json!("Usage of EmptyDir volume \"mount-0\" exceeds the limit")), "DiskLimitExceeded"),
+        (
+            with(
+                json!({"phase": "Failed", "reason": "Evicted"}),
+                "message",
+                json!("Usage of EmptyDir volume \"mount-0\" exceeds the limit"),
+            ),
+            "DiskLimitExceeded",
+        ),
         (json!({"phase": "Failed", "reason": "DeadlineExceeded"}), "StartupTimeout"),
         (with(ended(137, "Error", ""), "reason", json!("DeadlineExceeded")), "DeadlineExceeded"),
         (with(ended(137, "Error", ""), "conditions", disruption("EvictionByEvictionAPI")), "Evicted"),
@@ -135,8 +142,11 @@ fn time_ends_what_does_not_end_itself() {
     let Step::Running { deadline, check, .. } = step(&facts(Some(&live), 621)) else { panic!() };
     assert_eq!((deadline, check), (at(610), at(622)));
     assert_eq!(reason_of(step(&facts(Some(&live), 622))), "DeadlineExceeded");
-    let lowered =
-        Facts { planned_deadline_seconds: Some(600), timeout: Duration::from_secs(500), ..facts(Some(&live), 510) };
+    let lowered = Facts {
+        planned_deadline_seconds: Some(600),
+        timeout: Duration::from_secs(500),
+        ..facts(Some(&live), 510)
+    };
     let Step::Running { check, .. } = step(&lowered) else { panic!() };
     assert_eq!(check, at(511));
     assert_eq!(reason_of(step(&Facts { now: at(511), ..lowered })), "DeadlineExceeded");
@@ -152,7 +162,6 @@ fn lost_pods_nodes_and_policies_end_the_sandbox() {
     assert_eq!(reason_of(step(&Facts { now: at(60), ..lost })), "NodeLost");
     assert_eq!(reason_of(step(&Facts { policy_lost: Some("gone"), ..facts(Some(&live), 30) })), "PolicyLost");
     let mut deleting = live;
-    deleting.metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(20)));
+    deleting.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(20)));
     assert_eq!(reason_of(step(&facts(Some(&deleting), 30))), "stopping");
 }

@@ -114,7 +114,8 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"finalizers": finalizers}, "spec": spec})).unwrap()
         };
         let ours = json!(["agentsandbox.dev/pod-gone"]);
-        let spec = json!({"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Egress"], "egress": []});
+        let spec =
+            json!({"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Egress"], "egress": []});
         let want = policy(spec.clone(), ours.clone());
         let mut served = spec.clone();
         served.as_object_mut().unwrap().remove("egress");

@@ -5,9 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::conditions::{ACCEPTED, FINISHED, READY, RECONCILING, RUNNING, STALLED, Stand, second, set};
 use super::ending::Ending;
 use super::lifecycle::Step;
-use crate::api::v1alpha1::{
-    AgentSandboxStatus, AuditStatus, FilesystemStatus, LimitsStatus, Outcome, Phase,
-};
+use crate::api::v1alpha1::{AgentSandboxStatus, AuditStatus, FilesystemStatus, LimitsStatus, Outcome, Phase};
 
 /// Why the spec is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
