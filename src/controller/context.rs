@@ -27,7 +27,7 @@ pub struct Context {
     pub client: Client,
     /// Settings of the operator.
     pub settings: Settings,
-    /// AgentSandboxes.
+    /// Every sandbox.
     pub sandboxes: Store<Guarded>,
     /// Pods of ours.
     pub pods: Store<SlimPod>,

@@ -121,14 +121,12 @@ fn without_agent(pod: &SlimPod) -> (&'static str, String) {
         let terminated = container.state.as_ref()?.terminated.as_ref()?;
         (terminated.exit_code != 0).then(|| (container.name.clone(), terminated.exit_code))
     });
-    match failed {
-        Some((name, code)) => ("NotContained", format!("container {name} failed with exit code {code}")),
-        None => {
-            let reason = pod.status.reason.as_deref().unwrap_or("Failed");
-            let message = pod.status.message.as_deref().unwrap_or("the node refused the Pod");
-            ("AdmissionDenied", format!("{reason}: {message}"))
-        }
+    if let Some((name, code)) = failed {
+        return ("NotContained", format!("container {name} failed with exit code {code}"));
     }
+    let reason = pod.status.reason.as_deref().unwrap_or("Failed");
+    let message = pod.status.message.as_deref().unwrap_or("the node refused the Pod");
+    ("AdmissionDenied", format!("{reason}: {message}"))
 }
 
 /// The report, if it is one and agrees with the exit code that the kubelet saw.

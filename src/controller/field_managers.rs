@@ -4,7 +4,7 @@
 pub const OBJECTS: &str = "agentsandbox/controller";
 /// Puts labels and owner back on Pods that lost them.
 pub const REPAIR: &str = "agentsandbox/repair";
-/// Writes the status of AgentSandboxes.
+/// Writes the status of sandboxes.
 pub const STATUS: &str = "agentsandbox/status";
 /// Removes the finalizer of `NetworkPolicies`.
 pub const RELEASE: &str = "agentsandbox/release";

@@ -59,14 +59,6 @@ impl Fence {
     fn set(&self, until: Option<Instant>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
-
-    /// A fence that holds for a day, for tests and for tools that need no lease.
-    #[cfg(test)]
-    pub fn open() -> Self {
-        let fence = Self::default();
-        fence.set(Some(Instant::now() + Duration::from_secs(86_400)));
-        fence
-    }
 }
 
 /// One candidate.

@@ -31,7 +31,7 @@ use crate::telemetry::{ErrorLabels, ResultLabels};
 /// Longest time of one reconcile.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Time after which Services and foreign objects, which are not watched, are looked at again.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// Reconciles one sandbox. A panic is an error of this sandbox only.
 pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
@@ -50,8 +50,8 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
         Ok(Err(_)) => Err(Error::TimedOut(LIMIT)),
         Err(_) => Err(Error::Panicked),
     };
-    let word = if result.is_ok() { "ok" } else { "error" };
-    context.metrics.reconciles.get_or_create(&ResultLabels { result: word }).inc();
+    let label = if result.is_ok() { "ok" } else { "error" };
+    context.metrics.reconciles.get_or_create(&ResultLabels { result: label }).inc();
     context.metrics.duration.observe(begun.elapsed().as_secs_f64());
     result
 }
@@ -78,7 +78,7 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
     let exists = seen.pod.is_some() || before.pod_name.is_some();
     let judged = judge(sandbox, &seen.observed, &context.settings, exists);
     let work = Work { context, sandbox, identity: &identity, before: &before, seen: &seen };
-    let done = work.apply(judged).await?;
+    let done = Box::pin(work.apply(judged)).await?;
     let status = status::next(&before, &done.inputs(sandbox, &identity));
     if status != before {
         work.write(&status).await?;
@@ -147,8 +147,7 @@ impl Work<'_> {
                 // A refused sandbox waits for an edit, not for its Pod.
                 done.step = Step::NotCreated { until: Timestamp::MAX };
             }
-            (Step::Finished(_) | Step::NotCreated { .. }, None) => {}
-            (Step::Finished(_), Some(_)) => {}
+            (Step::Finished(_), _) | (Step::NotCreated { .. }, None) => {}
             (Step::NotCreated { .. }, Some(plan)) => self.create(plan, &mut done).await?,
             (_, Some(plan)) => self.hold(plan, &mut done).await?,
             (_, None) if self.seen.policy.is_none() => {
@@ -175,8 +174,8 @@ impl Work<'_> {
         };
         step(&Facts {
             created,
-            startup_timeout: spec.startup_timeout.parse().unwrap_or(Duration::from_secs(300)),
-            timeout: spec.timeout.parse().unwrap_or(Duration::from_secs(1800)),
+            startup_timeout: spec.startup_timeout.parse().unwrap_or(Duration::from_mins(5)),
+            timeout: spec.timeout.parse().unwrap_or(Duration::from_mins(30)),
             grace: self.context.settings.grace,
             pod_expected: self.before.pod_name.is_some(),
             started: self.before.started_at.as_ref().map(|t| t.0),
@@ -193,7 +192,10 @@ impl Work<'_> {
     /// Makes the policy, then the Pod.
     async fn create(&self, plan: Plan<Prepared>, done: &mut Done) -> Result<(), Error> {
         match apply::policy(self.context, self.identity, self.seen.policy.as_deref(), &plan.policy).await? {
-            PolicyResult::Taken => return Ok(self.taken("NetworkPolicy", done)),
+            PolicyResult::Taken => {
+                self.taken("NetworkPolicy", done);
+                return Ok(());
+            }
             PolicyResult::Lost => {
                 done.end("PolicyLost", "the NetworkPolicy was deleted, which cannot be undone");
                 return Ok(());

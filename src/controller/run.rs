@@ -63,7 +63,7 @@ pub struct Options {
     /// Name of this process in the Lease; must differ between replicas.
     #[arg(long, env = "POD_NAME")]
     pub identity: String,
-    /// PriorityClass of sandbox Pods.
+    /// `PriorityClass` of sandbox Pods.
     #[arg(long, env = "AGENTSANDBOX_PRIORITY_CLASS")]
     pub priority_class: Option<String>,
     /// Time after which another replica takes over.

@@ -75,7 +75,7 @@ impl Metrics {
         self.applies.get_or_create(&ApplyLabels { kind, op }).inc();
     }
 
-    /// All metrics in the OpenMetrics text format.
+    /// All metrics in the `OpenMetrics` text format.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
