@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{crds, render, sidecar};
+use crate::{controller, crds, render, sidecar};
 
 /// Runs AI agents, each contained in a Pod of its own.
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Turn every AgentSandbox of the cluster into a contained Pod.
+    Controller(Box<controller::Options>),
     /// Take the audit records of one sandbox, inside its Pod.
     Sidecar(sidecar::Options),
     /// Say by the exit code whether the sidecar is ready.
@@ -31,6 +33,10 @@ pub enum Command {
 /// the sidecar has a single thread, since gVisor refuses more under the Pod's seccomp profile.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Controller(options) => match tokio::runtime::Runtime::new() {
+            Ok(runtime) => outcome(runtime.block_on(controller::run(*options))),
+            Err(error) => failed(&error),
+        },
         Command::Sidecar(options) => outcome(sidecar::run(options)),
         Command::CheckReady => sidecar::check_ready(),
         Command::Render(options) => render::run(&options),
