@@ -1,4 +1,6 @@
 //! Reference of the API's fields as Markdown, made from the custom resource definition.
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 /// One table of every field of `spec` and `status` in `definition`, a `CustomResourceDefinition`.
@@ -9,7 +11,11 @@ pub fn markdown(definition: &Value) -> String {
     for part in ["spec", "status"] {
         let schema =
             definition.pointer(&format!("/spec/versions/0/schema/openAPIV3Schema/properties/{part}"));
-        text.push_str(&format!("\n## AgentSandbox `{part}`\n\n| Field | Type | Default | Description |\n| --- | --- | --- | --- |\n"));
+        // Writing to a String never fails, here and below.
+        let _ = write!(
+            text,
+            "\n## AgentSandbox `{part}`\n\n| Field | Type | Default | Description |\n| --- | --- | --- | --- |\n"
+        );
         if let Some(schema) = schema {
             fields(schema, part, &mut text);
         }
@@ -38,7 +44,7 @@ fn fields(schema: &Value, path: &str, text: &mut String) {
                 .join(", "),
             None => kind.to_owned(),
         };
-        text.push_str(&format!("| `{path}` | {kind} | {default} | {} |\n", description(field)));
+        let _ = writeln!(text, "| `{path}` | {kind} | {default} | {} |", description(field));
         fields(field, &path, text);
         if let Some(items) = field.get("items") {
             fields(items, &format!("{path}[]"), text);

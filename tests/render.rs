@@ -1,1 +1,175 @@
-//! To be written.
+//! `agentsandbox render` as a person runs it: exit codes, what is on which stream, and no need of a cluster.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use rstest::rstest;
+use serde_json::Value;
+
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// Runs `render` with nothing in its environment, and `input` on its standard input.
+fn render(arguments: &[&str], input: &str) -> Ran {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_agentsandbox"))
+        .arg("render")
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A process that does not read it may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn sandbox(spec: &str) -> String {
+    format!(
+        "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {{name: fix, namespace: team-a}}\n\
+         spec:\n  image: registry.example/agent:1\n  command: [/agent]\n  {spec}\n"
+    )
+}
+
+fn documents(yaml: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(yaml).unwrap()
+}
+
+const MODEL: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: model, namespace: serving}\n\
+    spec: {selector: {app: model}, ports: [{port: 80, targetPort: 8080}]}\n";
+const MODEL_RULE: &str = "network: {egress: [{service: {name: model, namespace: serving}, ports: [80]}]}";
+
+#[rstest]
+#[case("minimal", &[])]
+#[case("research", &[])]
+#[case("gvisor", &[])]
+#[case("userns", &["--user-namespaces"])]
+fn the_objects_of_a_sample_are_printed(#[case] sample: &str, #[case] more: &[&str]) {
+    let file = format!("config/samples/{sample}.yaml");
+    let ran = render(&[&["--file", file.as_str()], more].concat(), "");
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let kinds: Vec<Value> = documents(&ran.out).iter().map(|d| d["kind"].clone()).collect();
+    assert_eq!(kinds, ["NetworkPolicy", "Pod"]);
+    assert!(ran.out.starts_with("# The uid is a placeholder"), "{}", ran.out);
+    assert_eq!(render(&[&["--file", file.as_str()], more].concat(), "").out, ran.out);
+}
+
+#[test]
+fn the_standard_input_and_several_objects_are_read() {
+    let text = format!("{}---\n{}", sandbox(""), sandbox("").replace("name: fix", "name: other"));
+    let ran = render(&["-f", "-", "--image", "registry.example/operator:2"], &text);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let objects = documents(&ran.out);
+    assert_eq!(objects.len(), 4);
+    assert_eq!(objects[1]["spec"]["initContainers"][0]["image"], "registry.example/operator:2");
+}
+
+#[test]
+fn a_service_comes_from_the_file_or_from_an_option() {
+    let from_file = render(&["-f", "-"], &format!("{}{MODEL}", sandbox(MODEL_RULE)));
+    let from_option = render(&["-f", "-", "--service", "serving/model=app=model"], &sandbox(MODEL_RULE));
+    for (ran, port) in [(from_file, 8080), (from_option, 80)] {
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        let rule = &documents(&ran.out)[0]["spec"]["egress"][0];
+        assert_eq!(rule["to"][0]["podSelector"]["matchLabels"]["app"], "model");
+        assert_eq!(rule["ports"][0]["port"], port);
+    }
+}
+
+#[rstest]
+#[case(
+    "network: {egress: [{host: api.example, ports: [443]}]}",
+    "spec.network.egress[0].host",
+    "DomainEgressUnavailable"
+)]
+#[case(
+    "network: {egress: [{cidr: 169.254.169.254/32, ports: [80]}]}",
+    "spec.network.egress[0].cidr",
+    "ReservedAddress"
+)]
+#[case(
+    "network: {egress: [{cidr: 10.1.0.0/16, ports: [80]}]}",
+    "spec.network.egress[0].cidr",
+    "ReservedAddress"
+)]
+#[case(MODEL_RULE, "spec.network.egress[0].service", "ServiceNotFound")]
+#[case("isolation: {userNamespace: Required}", "spec.isolation.userNamespace", "UserNamespaceUnavailable")]
+#[case("runAs: {user: 0}", "spec.runAs.user", "InvalidSpec")]
+#[case("env: [{name: AGENTSANDBOX_INIT, value: x}]", "spec.env[0].name", "ReservedEnvName")]
+fn a_refusal_is_said_on_standard_error(#[case] spec: &str, #[case] field: &str, #[case] reason: &str) {
+    let ran = render(&["-f", "-", "--reserved-cidr", "10.0.0.0/8,fd00::/8"], &sandbox(spec));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert_eq!(lines.len(), 1, "{}", ran.err);
+    assert!(lines[0].starts_with(&format!("{field}: ")), "{}", ran.err);
+    assert!(lines[0].ends_with(&format!("[{reason}]")), "{}", ran.err);
+}
+
+#[test]
+fn every_refusal_is_said_and_the_others_objects_are_printed() {
+    let bad = sandbox("runAs: {user: 0, group: 0}").replace("name: fix", "name: bad");
+    let ran = render(&["-f", "-"], &format!("{bad}---\n{}", sandbox("")));
+    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    assert_eq!(documents(&ran.out).len(), 2);
+}
+
+#[rstest]
+#[case::empty("", "no AgentSandbox")]
+#[case::no_yaml("a: [", "agentsandbox render: ")]
+#[case::another_kind("apiVersion: v1\nkind: Pod\n", "v1 Pod is neither")]
+#[case::another_version("apiVersion: agentsandbox.dev/v2\nkind: AgentSandbox\n", "neither")]
+#[case::a_field_that_is_not(
+    "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {image: a, command: [/a], hostNetwork: true}\n",
+    "hostNetwork"
+)]
+fn what_is_no_sandbox_is_unreadable(#[case] text: &str, #[case] said: &str) {
+    let ran = render(&["-f", "-"], text);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    assert!(ran.err.contains(said), "{}", ran.err);
+}
+
+#[rstest]
+#[case(&["--file", "config/samples/absent.yaml"], "config/samples/absent.yaml")]
+#[case(&["--file", "-", "--service", "model"], "NAMESPACE/NAME=KEY=VALUE")]
+#[case(&["--file", "-", "--reserved-cidr", "10.0.0.0/99"], "--reserved-cidr")]
+#[case(&[], "--file")]
+fn wrong_options_are_unreadable(#[case] arguments: &[&str], #[case] said: &str) {
+    let ran = render(arguments, &sandbox(""));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    assert!(ran.err.contains(said), "{}", ran.err);
+}
+
+/// kubectl reads YAML 1.1, in which these are no strings unless they are quoted.
+#[test]
+fn words_that_yaml_would_take_for_something_else_are_quoted() {
+    let words =
+        ["yes", "on", "off", "n", "null", "~", "true", "12", "0x1F", "1e3", ".5", "0o7", "007", "2001-01-01"];
+    let ran = render(&["-f", "-"], &sandbox(&format!("args: {}", serde_json::to_string(&words).unwrap())));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    for word in words {
+        let quoted = [format!("- \"{word}\"\n"), format!("- '{word}'\n")];
+        assert!(quoted.iter().any(|q| ran.out.contains(q)), "{word} in {}", ran.out);
+    }
+}
+
+#[test]
+fn the_samples_directory_has_no_sample_that_is_not_rendered() {
+    let count =
+        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples")).unwrap().count();
+    assert_eq!(count, 4, "add the new sample to the_objects_of_a_sample_are_printed");
+}

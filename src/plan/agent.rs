@@ -36,7 +36,7 @@ pub(super) fn container(sandbox: &ValidatedSandbox, settings: &Settings) -> Cont
 }
 
 /// `text` so that the kubelet's expansion of `$(NAME)` gives it back unchanged: the kubelet reads every `$$` as one
-/// `$` (kubernetes/third_party/forked/golang/expansion/expand.go), so every one is doubled.
+/// `$` (`kubernetes/third_party/forked/golang/expansion/expand.go`), so every one is doubled.
 fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }

@@ -112,7 +112,10 @@ fn sidecar(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
             ..Probe::default()
         }),
         termination_message_policy: Some("File".to_owned()),
-        volume_mounts: Some(vec![volumes::own_mount(volumes::SPOOL, "/spool", false)]),
+        volume_mounts: Some(vec![
+            volumes::own_mount(volumes::SPOOL, "/spool", false),
+            volumes::own_mount(volumes::TOKEN, volumes::TOKEN_DIRECTORY, true),
+        ]),
         ..operator_container(settings)
     }
 }

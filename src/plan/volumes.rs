@@ -1,8 +1,9 @@
-//! Volumes of a sandbox's Pod: the user's own, and the operator's two.
+//! Volumes of a sandbox's Pod: the user's own, and the operator's three.
 use k8s_openapi::{
     api::core::v1::{
-        ConfigMapVolumeSource, EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, SecretVolumeSource,
-        Volume, VolumeMount,
+        ConfigMapVolumeSource, EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource,
+        ProjectedVolumeSource, SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount,
+        VolumeProjection,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -14,13 +15,24 @@ use crate::api::v1alpha1::Mount;
 pub(super) const INIT: &str = "agentsandbox-init";
 /// Volume in which the sidecar keeps audit records.
 pub(super) const SPOOL: &str = "agentsandbox-spool";
+/// Volume with the token by which the sidecar, and only it, says which Pod it is.
+pub(super) const TOKEN: &str = "agentsandbox-token";
+/// Directory of [`TOKEN`] in the sidecar; the file in it is [`TOKEN_FILE`].
+pub(super) const TOKEN_DIRECTORY: &str = "/var/run/agentsandbox/token";
+
+/// File in [`TOKEN_DIRECTORY`].
+const TOKEN_FILE: &str = "token";
+/// Whom the token is for. No API server takes it: its own audience is another.
+const TOKEN_AUDIENCE: &str = "agentsandbox-gateway";
+/// Life of the token in seconds; the kubelet writes a new one before it ends.
+const TOKEN_SECONDS: i64 = 3600;
 
 /// Files of `ConfigMaps` and Secrets are readable for the Pod's group and nobody else.
 const DEFAULT_MODE: i32 = 0o440;
 
 /// Every volume of the Pod.
 pub(super) fn volumes(sandbox: &ValidatedSandbox) -> Vec<Volume> {
-    let own = [empty_dir(INIT, "16Mi"), empty_dir(SPOOL, "16Mi")];
+    let own = [empty_dir(INIT, "16Mi"), empty_dir(SPOOL, "16Mi"), token()];
     let users = sandbox.mounts().iter().enumerate().map(|(index, mount)| volume(index, &mount.mount));
     own.into_iter().chain(users).collect()
 }
@@ -42,6 +54,27 @@ pub(super) fn own_mount(volume: &str, path: &str, read_only: bool) -> VolumeMoun
 
 fn name(index: usize) -> String {
     format!("mount-{index}")
+}
+
+fn token() -> Volume {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(TOKEN_AUDIENCE.to_owned()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: TOKEN_FILE.to_owned(),
+        ..ServiceAccountTokenProjection::default()
+    };
+    Volume {
+        name: TOKEN.to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(DEFAULT_MODE),
+            sources: Some(vec![VolumeProjection {
+                service_account_token: Some(token),
+                ..VolumeProjection::default()
+            }]),
+            ..ProjectedVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
 }
 
 fn empty_dir(name: &str, size: &str) -> Volume {

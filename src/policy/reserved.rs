@@ -17,8 +17,9 @@ const fn v4(a: u8, b: u8, bits: u8, what: &'static str) -> Reserved {
 }
 
 const fn v6(segments: [u16; 8], bits: u8, what: &'static str) -> Reserved {
-    let [a, b, c, d, e, f, g, h] = segments;
-    Reserved { network: IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), bits)), what }
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = segments;
+    let address = Ipv6Addr::new(s0, s1, s2, s3, s4, s5, s6, s7);
+    Reserved { network: IpNet::V6(Ipv6Net::new_assert(address, bits)), what }
 }
 
 /// Sources: RFC 6890 and the IANA special-purpose registries. Private and unique local networks are not here: they

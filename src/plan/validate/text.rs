@@ -9,6 +9,8 @@ use crate::{
 
 /// Characters of the user's text that a message shows.
 const SHOWN: usize = 64;
+/// What is wrong with a user or a group.
+const IDS: &str = "must be from 1 to 65533 and not 65532 (the sidecar's); root is never allowed";
 
 /// `text` as a message may show it: cut, and without characters that could forge a log line or a terminal's output.
 pub(super) fn shown(text: &str) -> String {
@@ -49,7 +51,6 @@ pub(super) fn check(spec: &AgentSandboxSpec, refusals: &mut Refusals) {
         refusals.check(fine, "spec.workingDir", "must be an absolute path without '..', such as /workspace");
     }
     let of_users = |id: i64| (1..=65_533).contains(&id) && id != 65_532;
-    const IDS: &str = "must be from 1 to 65533 and not 65532 (the sidecar's); root is never allowed";
     refusals.check(spec.run_as.user.is_none_or(of_users), "spec.runAs.user", IDS);
     refusals.check(of_users(spec.run_as.group), "spec.runAs.group", IDS);
     if let Some(class) = spec.isolation.as_ref().and_then(|i| i.runtime_class_name.as_deref()) {
