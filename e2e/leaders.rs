@@ -1,9 +1,33 @@
-//! Two replicas, one leader, and what happens when it goes.
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+//! Two replicas, one leader, and what happens when it goes, freezes, or dies between two writes.
+use std::time::Duration;
+
+use agentsandbox::api::v1alpha1::AgentSandbox;
+use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::json;
 
-use crate::support::{exclusive, secs, wait_for};
+use crate::support::{
+    Test,
+    audit::{mark, pod_of, shown, writes_since},
+    environment, exclusive,
+    sandbox::LIFE,
+    secs, wait_for,
+};
+
+async fn another_leader(test: &Test, than: &str) -> String {
+    wait_for("another leader", secs(60), || async {
+        let now = test.leader(secs(60)).await;
+        (now != than).then_some(now)
+    })
+    .await
+}
 
 #[test]
 fn when_the_leader_is_deleted_the_other_carries_on() {
@@ -14,16 +38,113 @@ fn when_the_leader_is_deleted_the_other_carries_on() {
         test.running("before").await;
         test.system::<Pod>().delete(&first, &DeleteParams::default().grace_period(0)).await.unwrap();
         test.sandbox("after", "say(hello='world')", json!({})).await;
-        let second = wait_for("another leader", secs(60), || async {
-            let now = test.leader(secs(60)).await;
-            (now != first).then_some(now)
-        })
-        .await;
-        assert_ne!(first, second);
+        another_leader(&test, &first).await;
         test.finished_as("after", "Completed").await;
         test.finished_as("before", "Completed").await;
         assert_eq!(test.pods_of("before").await.len(), 1, "nothing was made twice");
         assert_eq!(test.pods_of("after").await.len(), 1, "nothing was made twice");
         test.scale_operator(2).await;
+    });
+}
+
+/// Process of the operator in a Pod: the cluster's node is this machine.
+fn process_of(uid: &str) -> Option<Pid> {
+    std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let cgroups = std::fs::read_to_string(entry.path().join("cgroup")).ok()?;
+        let ours = command.starts_with(b"/agentsandbox\0") && cgroups.contains(uid);
+        ours.then(|| Pid::from_raw(pid))
+    })
+}
+
+#[test]
+fn a_leader_that_was_frozen_and_thawed_writes_nothing() {
+    exclusive("frozen", |test| async move {
+        if environment().get("CLUSTER_NODE").is_none() {
+            eprintln!("the node is not this machine: its processes cannot be stopped");
+            return;
+        }
+        test.scale_operator(2).await;
+        let first = test.leader(secs(60)).await;
+        let uid = test.system::<Pod>().get(&first).await.unwrap().metadata.uid.unwrap();
+        let process = process_of(&uid).expect("the leader's process");
+        kill(process, Signal::SIGSTOP).unwrap();
+        let held =
+            test.create(&crate::support::sandbox::manifest("during", "time.sleep(8)", json!({}))).await;
+        // Long enough for the lease to pass on, too short for the liveness probe to end it.
+        tokio::time::sleep(secs(12)).await;
+        let thawed = mark();
+        kill(process, Signal::SIGCONT).unwrap();
+        held.unwrap();
+        let second = another_leader(&test, &first).await;
+        assert_ne!(first, second);
+        test.sandbox("after", "say(hello='world')", json!({})).await;
+        test.finished_as("during", "Completed").await;
+        test.finished_as("after", "Completed").await;
+        for name in ["during", "after"] {
+            assert_eq!(test.pods_of(name).await.len(), 1, "nothing was made twice");
+        }
+        let late: Vec<_> =
+            writes_since(thawed).into_iter().filter(|w| pod_of(w) == Some(first.as_str())).collect();
+        assert!(late.is_empty(), "written after it had lost the lease: {:#?}", shown(&late));
+        test.scale_operator(2).await;
+    });
+}
+
+/// Looks for a Pod without its policy. A Pod that is there before and after the policies were listed was there all the
+/// time, so that neither creation nor removal between the lists can look like one.
+async fn uncovered(test: &Test) -> Option<String> {
+    let ours = ListParams::default().labels("app.kubernetes.io/managed-by=agentsandbox");
+    let before = test.api::<Pod>().list(&ours).await.ok()?.items;
+    let policies = test.api::<NetworkPolicy>().list(&ours).await.ok()?.items;
+    let after = test.api::<Pod>().list(&ours).await.ok()?.items;
+    before
+        .iter()
+        .filter(|pod| after.iter().any(|other| other.metadata.uid == pod.metadata.uid))
+        .find(|pod| policies.iter().all(|policy| policy.metadata.name != pod.metadata.name))
+        .map(ResourceExt::name_any)
+}
+
+/// Removes every Pod of the operator at once, without grace: the Deployment makes new ones.
+async fn crash(test: &Test) {
+    for pod in test.operator_pods().await {
+        let _ = test.system::<Pod>().delete(&pod, &DeleteParams::default().grace_period(0)).await;
+    }
+}
+
+#[test]
+fn an_operator_that_dies_at_any_moment_leaves_no_agent_without_its_policy() {
+    exclusive("crash", |test| async move {
+        let watching = test.clone();
+        let watch = tokio::spawn(async move {
+            loop {
+                if let Some(pod) = uncovered(&watching).await {
+                    return pod;
+                }
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            }
+        });
+        // Moments around each of the writes of creation (policy, Pod, status) and of deletion.
+        for (round, delay) in [5, 30, 80, 160, 400, 2000].into_iter().enumerate() {
+            let (name, delay) = (format!("agent-{round}"), Duration::from_millis(delay));
+            test.sandbox(&name, "time.sleep(300)", json!({"timeout": "10m"})).await;
+            tokio::time::sleep(delay).await;
+            crash(&test).await;
+            test.running(&name).await;
+            assert_eq!(test.pods_of(&name).await.len(), 1, "nothing was made twice");
+            let pod = test.pod_name(&name).await;
+            test.delete(&name).await;
+            tokio::time::sleep(delay).await;
+            crash(&test).await;
+            test.gone::<AgentSandbox>(&name, LIFE).await;
+            test.gone::<Pod>(&pod, LIFE).await;
+            test.gone::<NetworkPolicy>(&pod, LIFE).await;
+        }
+        test.scale_operator(2).await;
+        watch.abort();
+        if let Ok(pod) = watch.await {
+            panic!("{pod} ran without its policy");
+        }
     });
 }

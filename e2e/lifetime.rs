@@ -1,12 +1,23 @@
 //! How sandboxes end, and what status says of it.
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use agentsandbox::api::v1alpha1::{AgentSandbox, Phase};
-use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
-use kube::api::DeleteParams;
+use k8s_openapi::api::{
+    core::v1::{Node, Pod},
+    networking::v1::NetworkPolicy,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use serde_json::json;
 
-use crate::support::{agent, exclusive, sandbox::manifest, scaled, secs, shared};
+use crate::support::{
+    agent, environment, environment::output_of, exclusive, sandbox::manifest, scaled, secs, shared,
+};
 
 /// An agent that ends at SIGTERM only if it is told to: it says each second that it lives.
 const ENDLESS: &str = "while True:\n    say(alive=True)\n    time.sleep(1)";
@@ -106,7 +117,7 @@ fn image_pull_failed() {
 }
 
 fn environment_without_digest() -> String {
-    let image = crate::support::environment().agent_image();
+    let image = environment().agent_image();
     image.split('@').next().unwrap_or_default().to_owned()
 }
 
@@ -142,8 +153,7 @@ fn evicted() {
         // The Eviction API marks the Pod with DisruptionTarget before it deletes it; that is what the operator reads.
         let evicted = test.api::<Pod>().evict(&pod, &kube::api::EvictParams::default()).await;
         assert!(evicted.is_ok(), "{evicted:?}");
-        let outcome = test.finished("agent").await;
-        assert!(["Evicted", "PodDeleted"].contains(&outcome.reason.as_str()), "{outcome:?}");
+        test.finished_as("agent", "Evicted").await;
     });
 }
 
@@ -187,5 +197,46 @@ fn deadline_while_the_operator_is_down() {
         assert_ne!(ended.phase.as_deref(), Some("Running"), "sandbox-init ended it by itself");
         test.scale_operator(2).await;
         test.finished_as("agent", "DeadlineExceeded").await;
+    });
+}
+
+#[test]
+fn node_lost() {
+    exclusive("node-lost", |test| async move {
+        let (Some(up), Some(node)) = (environment().get("CLUSTER_UP"), environment().get("CLUSTER_NODE"))
+        else {
+            eprintln!("the cluster is not the harness's own: its kubelet cannot be ended");
+            return;
+        };
+        let kubelet = |verb: &str| {
+            let mut command = Command::new(&up);
+            command.args([verb, "kubelet"]);
+            command
+        };
+        let taint = |taints| {
+            let (nodes, node): (Api<Node>, _) = (Api::all(test.client.clone()), node.clone());
+            async move {
+                let patch = Patch::Merge(json!({"spec": {"taints": taints}}));
+                nodes.patch(&node, &PatchParams::default(), &patch).await.unwrap();
+            }
+        };
+        test.sandbox("agent", ENDLESS, json!({"timeout": "10m"})).await;
+        test.running("agent").await;
+        output_of(kubelet("stop")).await;
+        // The control plane waits five minutes before it gives up the Pods of a silent node; this is what it does then.
+        taint(json!([{"key": "agentsandbox.dev/e2e-lost", "effect": "NoExecute"}])).await;
+        let mut outcome = None;
+        for _ in 0..240 {
+            outcome = test.status("agent").await.outcome;
+            if outcome.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        // First put the node right for the tests after this one, whatever came of it.
+        taint(json!(null)).await;
+        output_of(kubelet("start")).await;
+        test.scale_operator(2).await;
+        assert_eq!(outcome.expect("an outcome within two minutes").reason, "NodeLost");
     });
 }

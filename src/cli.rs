@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{crds, render};
+use crate::{controller, crds, render, sidecar};
 
 /// Runs AI agents, each contained in a Pod of its own.
 #[derive(Debug, Parser)]
@@ -17,18 +17,37 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Turn every AgentSandbox of the cluster into a contained Pod.
+    Controller(Box<controller::Options>),
+    /// Take the audit records of one sandbox, inside its Pod.
+    Sidecar(sidecar::Options),
+    /// Say by the exit code whether the sidecar is ready.
+    CheckReady,
     /// Print the objects of an AgentSandbox, or why it is refused, without a cluster.
     Render(render::Options),
     /// Print the custom resource definitions.
     Crds(crds::Options),
 }
 
-/// Runs the command that the arguments of the process name.
-#[allow(clippy::unused_async, reason = "the controller and the sidecar are")]
-pub async fn main() -> ExitCode {
+/// Runs the command that the arguments of the process name. Each command brings its own runtime, if it needs one:
+/// the sidecar has a single thread, since gVisor refuses more under the Pod's seccomp profile.
+pub fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Controller(options) => match tokio::runtime::Runtime::new() {
+            Ok(runtime) => outcome(runtime.block_on(controller::run(*options))),
+            Err(error) => failed(&error),
+        },
+        Command::Sidecar(options) => outcome(sidecar::run(options)),
+        Command::CheckReady => sidecar::check_ready(),
         Command::Render(options) => render::run(&options),
         Command::Crds(options) => crds::run(&options).unwrap_or_else(|error| failed(&error)),
+    }
+}
+
+fn outcome<E: std::error::Error>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
     }
 }
 

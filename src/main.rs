@@ -1,7 +1,6 @@
 //! The command line `agentsandbox`.
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    agentsandbox::cli::main().await
+fn main() -> ExitCode {
+    agentsandbox::cli::main()
 }

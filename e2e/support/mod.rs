@@ -1,6 +1,7 @@
 //! What the suites share: the cluster they run against, the operator installed in it, a namespace per test, the
 //! "Internet", and what to print when a test fails.
 pub mod agent;
+pub mod audit;
 pub mod cluster;
 pub mod diagnostics;
 pub mod environment;

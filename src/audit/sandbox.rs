@@ -16,6 +16,11 @@ const INIT: &str = "sandbox-init";
 pub enum IntakeEvent {
     /// It takes records now.
     Opened,
+    /// The first peer connected; from user `uid` as the socket tells.
+    PeerTaken {
+        /// User of the peer.
+        uid: u32,
+    },
     /// Someone other than the first peer connected; from user `uid` as the socket tells.
     PeerRefused {
         /// User of the peer.
@@ -82,6 +87,7 @@ impl SandboxRecords {
     pub fn of_intake(&self, sequence: u64, event: &IntakeEvent) -> Record {
         let (activity, severity_id, message) = match event {
             IntakeEvent::Opened => ((3, "Start"), 1, "The audit intake is open"),
+            IntakeEvent::PeerTaken { .. } => ((99, "Accept"), 1, "The peer of the audit intake is accepted"),
             IntakeEvent::PeerRefused { .. } => {
                 ((99, "Refuse"), 3, "A second peer of the audit intake is refused")
             }

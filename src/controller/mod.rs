@@ -1,1 +1,35 @@
-//! The controller: gather, validate, plan, apply, status.
+//! The controller: gather, validate, plan, apply, status. The pure parts are next to the ones that write.
+//!
+//! # Permissions that it needs
+//!
+//! | group | resource | verbs |
+//! | --- | --- | --- |
+//! | `agentsandbox.dev` | agentsandboxes | get, list, watch, delete (after `ttlAfterFinished`) |
+//! | `agentsandbox.dev` | agentsandboxes/status | patch |
+//! | `agentsandbox.dev` | agentsandboxes/finalizers | update (where `OwnerReferencesPermissionEnforcement` is on) |
+//! | core | pods | get, list, watch, create, patch, delete |
+//! | core | services, nodes | get |
+//! | `networking.k8s.io` | networkpolicies | get, list, watch, create, patch |
+//! | `events.k8s.io` | events | create, patch |
+//! | `coordination.k8s.io` | leases (own namespace) | get, create, update |
+mod apply;
+mod backoff;
+mod conditions;
+mod context;
+mod ending;
+mod error;
+mod field_managers;
+mod gather;
+mod judge;
+mod lease;
+mod lifecycle;
+mod notices;
+mod ownership;
+mod pod;
+mod reconcile;
+mod release;
+mod run;
+mod status;
+
+pub use error::Error;
+pub use run::{Options, RunError, run};

@@ -1,10 +1,10 @@
 //! System calls without a safe wrapper.
-#![allow(unsafe_code)] // fork, _exit, sigaction, setpriority, close_range and landlock_create_ruleset: each says why it is sound.
+#![allow(unsafe_code)] // fork, _exit, rt_sigaction, setpriority, close_range and landlock_create_ruleset: each says why it is sound.
 use std::io;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::SigSet;
 use nix::unistd::{ForkResult, Pid, fork};
 
 /// Which side of a fork this is.
@@ -30,12 +30,25 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Gives every signal its default action and blocks none.
+/// Gives every signal its default action and blocks none. By the system call itself, as the C library keeps two
+/// real-time signals to itself, which a container runtime may have left ignored.
 pub fn reset_signals() -> Result<(), Errno> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action runs no code of this process.
-        unsafe { sigaction(signal, &default) }?;
+    /// Bytes of the kernel's `sigset_t`.
+    const SET_SIZE: usize = 8;
+    /// At least as long as the kernel's `struct sigaction`; zeros are `SIG_DFL` without flags.
+    const DEFAULT: [u64; 8] = [0; 8];
+    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // SAFETY: the kernel only reads the action, which lives until then; the default runs no code of ours.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<libc::c_void>(),
+                SET_SIZE,
+            )
+        };
+        Errno::result(result)?;
     }
     SigSet::empty().thread_set_mask()
 }

@@ -1,1 +1,8 @@
-//! Logs, metrics and the admin endpoints.
+//! Logs, metrics and the admin server of the operator's processes.
+mod admin;
+mod logging;
+mod metrics;
+
+pub use admin::{Health, serve};
+pub use logging::{LevelHandle, LogFormat, LoggingError, init};
+pub use metrics::{ApplyLabels, ErrorLabels, Metrics, ResultLabels};

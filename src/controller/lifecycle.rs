@@ -1,0 +1,216 @@
+//! Where a sandbox is in its life: a pure function of what was seen and the time.
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ContainerStatus;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::ending::{Ending, classify_end};
+use super::pod::SlimPod;
+
+/// Time that an unreachable node has before its sandboxes count as lost.
+pub const NODE_PATIENCE: Duration = Duration::from_secs(40);
+/// Time that the controller leaves to `sandbox-init`, which knows the deadline better.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// What is known of a sandbox that has not finished.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Creation of the AgentSandbox.
+    pub created: Timestamp,
+    /// Time from there to the start of the agent.
+    pub startup_timeout: Duration,
+    /// Time of the agent from its start.
+    pub timeout: Duration,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Whether status says that a Pod was made: without one it was deleted then.
+    pub pod_expected: bool,
+    /// Start of the agent as status has it, for when the Pod is gone.
+    pub started: Option<Timestamp>,
+    /// The sandbox's Pod.
+    pub pod: Option<&'a SlimPod>,
+    /// Why the policy cannot be held up any more.
+    pub policy_lost: Option<&'a str>,
+    /// Since when the Pod's node does not answer.
+    pub node_lost_since: Option<Timestamp>,
+    /// `activeDeadlineSeconds` that a Pod would be planned with now: less than the Pod's own where `timeout` was
+    /// lowered.
+    pub planned_deadline_seconds: Option<i64>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Where a sandbox is in its life.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// No Pod was made.
+    NotCreated {
+        /// When it is too late.
+        until: Timestamp,
+    },
+    /// The Pod exists, the agent's process has not started.
+    Starting {
+        /// What it waits for, in one word.
+        reason: &'static str,
+        /// What it waits for, for a person.
+        message: String,
+        /// When it is too late.
+        until: Timestamp,
+    },
+    /// The agent runs.
+    Running {
+        /// Since when.
+        started: Timestamp,
+        /// Until when it may.
+        deadline: Timestamp,
+        /// When to look again.
+        check: Timestamp,
+    },
+    /// The Pod is being deleted and has not ended.
+    Stopping {
+        /// Start of the agent, if it did start.
+        started: Option<Timestamp>,
+    },
+    /// It ended, or has to end now.
+    Finished(Box<Ending>),
+}
+
+impl Step {
+    /// When the step is to be looked at again though nothing changed.
+    pub fn check(&self) -> Option<Timestamp> {
+        match self {
+            Self::NotCreated { until } | Self::Starting { until, .. } => Some(*until),
+            Self::Running { check, .. } => Some(*check),
+            Self::Stopping { .. } | Self::Finished(_) => None,
+        }
+    }
+}
+
+/// Where the sandbox is.
+pub fn step(facts: &Facts<'_>) -> Step {
+    let Some(pod) = facts.pod else { return without_pod(facts) };
+    if let Some(ending) = classify_end(pod) {
+        return finished(ending);
+    }
+    let started = started(pod).or(facts.started);
+    let by_us = |reason, message: &str| finished(Ending::by_us(reason, message, started));
+    if let Some(message) = facts.policy_lost {
+        return by_us("PolicyLost", message);
+    }
+    if facts.node_lost_since.is_some_and(|since| facts.now >= after(since, NODE_PATIENCE)) {
+        return by_us("NodeLost", "the node of the Pod no longer answers");
+    }
+    if pod.is_deleting() {
+        return Step::Stopping { started };
+    }
+    match started {
+        Some(started) => running(facts, pod, started),
+        None => starting(facts, pod),
+    }
+}
+
+fn finished(ending: Ending) -> Step {
+    Step::Finished(Box::new(ending))
+}
+
+fn without_pod(facts: &Facts<'_>) -> Step {
+    let until = after(facts.created, facts.startup_timeout);
+    let ended = |reason, message: &str| finished(Ending::by_us(reason, message, facts.started));
+    if facts.pod_expected {
+        ended("PodDeleted", "the Pod was deleted")
+    } else if let Some(message) = facts.policy_lost {
+        ended("PolicyLost", message)
+    } else if facts.now >= until {
+        ended("StartupTimeout", "the Pod could not be made in time")
+    } else {
+        Step::NotCreated { until }
+    }
+}
+
+fn running(facts: &Facts<'_>, pod: &SlimPod, started: Timestamp) -> Step {
+    let deadline = after(started, facts.timeout);
+    let lowered =
+        facts.planned_deadline_seconds.zip(pod.spec.active_deadline_seconds).is_some_and(|(p, a)| p < a);
+    // Where the timeout is the one that `sandbox-init` knows, its own report is worth waiting for.
+    let patience = if lowered { SLACK } else { SLACK + SLACK + facts.grace };
+    let end = after(deadline, patience);
+    if facts.now >= end {
+        return finished(Ending::by_us("DeadlineExceeded", "the timeout passed", Some(started)));
+    }
+    let check = match facts.node_lost_since {
+        Some(since) => end.min(after(since, NODE_PATIENCE)),
+        None => end,
+    };
+    Step::Running { started, deadline, check }
+}
+
+fn starting(facts: &Facts<'_>, pod: &SlimPod) -> Step {
+    let until = after(facts.created, facts.startup_timeout);
+    let (reason, message) = match pod.containers().find_map(waiting) {
+        Some((Wait::Hopeless, message)) => {
+            return finished(Ending::by_us("ImagePullFailed", &message, None));
+        }
+        Some((Wait::Named(reason), message)) => (reason, message),
+        None => unscheduled(pod)
+            .unwrap_or_else(|| ("PodStarting", "the Pod is being set up on its node".to_owned())),
+    };
+    if facts.now >= until {
+        return finished(Ending::by_us("StartupTimeout", &message, None));
+    }
+    Step::Starting { reason, message, until }
+}
+
+enum Wait {
+    /// It will not get better.
+    Hopeless,
+    /// It may.
+    Named(&'static str),
+}
+
+fn waiting(container: &ContainerStatus) -> Option<(Wait, String)> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref()?;
+    let detail = waiting.message.as_deref().unwrap_or("no further message");
+    let message = bounded(&format!("container {}: {reason}: {detail}", container.name));
+    let wait = match reason {
+        "PodInitializing" | "ContainerCreating" => return None,
+        "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" => Wait::Hopeless,
+        "ErrImagePull" | "RegistryUnavailable" => Wait::Named("ErrImagePull"),
+        "CreateContainerConfigError" => Wait::Named("CreateContainerConfigError"),
+        "CreateContainerError" => Wait::Named("CreateContainerError"),
+        "RunContainerError" => Wait::Named("RunContainerError"),
+        "CrashLoopBackOff" => Wait::Named("CrashLoopBackOff"),
+        _ => Wait::Named("ContainerWaiting"),
+    };
+    Some((wait, message))
+}
+
+fn unscheduled(pod: &SlimPod) -> Option<(&'static str, String)> {
+    let condition = pod.condition("PodScheduled").filter(|c| c.status == "False")?;
+    let message = condition.message.as_deref().unwrap_or("no node takes the Pod");
+    Some(("Unschedulable", bounded(message)))
+}
+
+/// Start of the agent's process, as the kubelet tells it.
+pub fn started(pod: &SlimPod) -> Option<Timestamp> {
+    let state = pod.agent()?.state.as_ref()?;
+    let running = state.running.as_ref().and_then(|r| r.started_at.as_ref());
+    running.or_else(|| state.terminated.as_ref()?.started_at.as_ref()).map(|time| time.0)
+}
+
+/// `time` and `duration` later; the end of time where that does not fit.
+pub fn after(time: Timestamp, duration: Duration) -> Timestamp {
+    SignedDuration::try_from(duration)
+        .ok()
+        .and_then(|duration| time.checked_add(duration).ok())
+        .unwrap_or(Timestamp::MAX)
+}
+
+/// `text` cut to what a condition's message should hold.
+pub fn bounded(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || *c == ' ').take(512).collect()
+}
+
+#[cfg(test)]
+#[path = "lifecycle_tests.rs"]
+mod tests;

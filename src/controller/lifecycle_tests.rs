@@ -1,0 +1,167 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn pod(status: Value) -> SlimPod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+        "spec": {"nodeName": "node", "activeDeadlineSeconds": 700},
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+fn facts(pod: Option<&SlimPod>, now: i64) -> Facts<'_> {
+    Facts {
+        created: at(0),
+        startup_timeout: Duration::from_secs(60),
+        timeout: Duration::from_secs(600),
+        grace: Duration::from_secs(10),
+        pod_expected: pod.is_some(),
+        started: None,
+        pod,
+        policy_lost: None,
+        node_lost_since: None,
+        planned_deadline_seconds: Some(700),
+        now: at(now),
+    }
+}
+
+fn running() -> Value {
+    json!({"phase": "Running", "containerStatuses": [agent(&json!({"running": {"startedAt": at(10).to_string()}}))]})
+}
+
+fn agent(state: &Value) -> Value {
+    json!({"name": "agent", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state})
+}
+
+fn ended(code: i32, reason: &str, message: &str) -> Value {
+    let state = json!({"terminated": {"exitCode": code, "reason": reason, "message": message,
+        "startedAt": at(10).to_string(), "finishedAt": at(20).to_string()}});
+    json!({"phase": "Failed", "containerStatuses": [agent(&state)]})
+}
+
+fn report(cause: &str, code: Option<i32>, signal: Option<i32>) -> String {
+    json!({"version": 1, "cause": cause, "exitCode": code, "signal": signal, "wallMs": 5, "cpuMs": 4, "processes": 3,
+        "landlockAbi": 6, "userNamespace": true, "records": 9})
+    .to_string()
+}
+
+fn reason_of(step: Step) -> String {
+    match step {
+        Step::Finished(ending) => ending.outcome.reason,
+        Step::Starting { reason, .. } => format!("starting {reason}"),
+        Step::NotCreated { .. } => "not created".into(),
+        Step::Running { .. } => "running".into(),
+        Step::Stopping { .. } => "stopping".into(),
+    }
+}
+
+fn with(mut status: Value, key: &str, value: Value) -> Value {
+    status[key] = value;
+    status
+}
+
+#[test]
+fn every_ending_has_its_reason() {
+    let waiting = |reason: &str| json!({"phase": "Pending", "containerStatuses": [agent(&json!({"waiting": {"reason": reason, "message": "m"}}))]});
+    let disruption = |reason: &str| json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
+    for (status, want) in [
+        (json!({"phase": "Pending"}), "starting PodStarting"),
+        (waiting("ContainerCreating"), "starting PodStarting"),
+        (waiting("ErrImagePull"), "starting ErrImagePull"),
+        (waiting("ImagePullBackOff"), "ImagePullFailed"),
+        (waiting("InvalidImageName"), "ImagePullFailed"),
+        (waiting("CreateContainerConfigError"), "starting CreateContainerConfigError"),
+        (
+            json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}),
+            "starting Unschedulable",
+        ),
+        (running(), "running"),
+        (ended(0, "Completed", ""), "Completed"),
+        (ended(3, "Error", ""), "AgentFailed"),
+        (ended(0, "Completed", &report("Exited", Some(0), None)), "Completed"),
+        (ended(3, "Error", &report("Exited", Some(3), None)), "AgentFailed"),
+        (ended(139, "Error", &report("Signaled", None, Some(11))), "AgentFailed"),
+        (ended(143, "Error", &report("DeadlineExceeded", None, Some(15))), "DeadlineExceeded"),
+        (ended(126, "Error", &report("NotContained", None, None)), "NotContained"),
+        (ended(127, "Error", &report("InvalidCommand", None, None)), "InvalidCommand"),
+        (ended(137, "Error", &report("OutOfMemory", None, Some(9))), "OutOfMemory"),
+        (ended(1, "Error", &report("AuditLost", None, None)), "AuditLost"),
+        (ended(143, "Error", &report("Terminated", None, Some(15))), "PodDeleted"),
+        (ended(137, "OOMKilled", ""), "OutOfMemory"),
+        (ended(128, "StartError", "no such file"), "InvalidCommand"),
+        (ended(137, "ContainerStatusUnknown", ""), "NodeLost"),
+        // A message that contradicts the kubelet is the agent's own and is not believed.
+        (ended(3, "Error", &report("Exited", Some(0), None)), "AgentFailed"),
+        (ended(0, "Completed", &report("NotContained", None, None)), "Completed"),
+        (ended(3, "Error", &"{".repeat(5000)), "AgentFailed"),
+        (with(ended(137, "Error", ""), "reason", json!("Evicted")), "Evicted"),
+        (
+            with(
+                json!({"phase": "Failed", "reason": "Evicted"}),
+                "message",
+                json!("Usage of EmptyDir volume \"mount-0\" exceeds the limit"),
+            ),
+            "DiskLimitExceeded",
+        ),
+        (json!({"phase": "Failed", "reason": "DeadlineExceeded"}), "StartupTimeout"),
+        (with(ended(137, "Error", ""), "reason", json!("DeadlineExceeded")), "DeadlineExceeded"),
+        (with(ended(137, "Error", ""), "conditions", disruption("EvictionByEvictionAPI")), "Evicted"),
+        (with(ended(137, "Error", ""), "conditions", disruption("DeletionByTaintManager")), "NodeLost"),
+        (json!({"phase": "Failed", "reason": "NodeAffinity"}), "AdmissionDenied"),
+    ] {
+        let pod = pod(status.clone());
+        assert_eq!(reason_of(step(&facts(Some(&pod), 30))), want, "{status}");
+    }
+}
+
+#[test]
+fn a_believed_report_fills_outcome_and_usage() {
+    let pod = pod(ended(3, "Error", &report("Exited", Some(3), None)));
+    let Step::Finished(ending) = step(&facts(Some(&pod), 30)) else { panic!() };
+    assert_eq!(ending.outcome.exit_code, Some(3));
+    assert_eq!(ending.outcome.usage.unwrap().cpu_milliseconds, Some(4));
+    assert_eq!((ending.started, ending.finished), (Some(at(10)), Some(at(20))));
+    assert_eq!(ending.report.unwrap().landlock_abi, 6);
+}
+
+#[test]
+fn time_ends_what_does_not_end_itself() {
+    let waiting = pod(json!({"phase": "Pending"}));
+    assert_eq!(reason_of(step(&facts(Some(&waiting), 59))), "starting PodStarting");
+    assert_eq!(reason_of(step(&facts(Some(&waiting), 60))), "StartupTimeout");
+    assert_eq!(reason_of(step(&facts(None, 59))), "not created");
+    assert_eq!(reason_of(step(&facts(None, 60))), "StartupTimeout");
+    // Started at 10, 600 s, 10 s grace, 2 s slack.
+    let live = pod(running());
+    let Step::Running { deadline, check, .. } = step(&facts(Some(&live), 621)) else { panic!() };
+    assert_eq!((deadline, check), (at(610), at(622)));
+    assert_eq!(reason_of(step(&facts(Some(&live), 622))), "DeadlineExceeded");
+    let lowered = Facts {
+        planned_deadline_seconds: Some(600),
+        timeout: Duration::from_secs(500),
+        ..facts(Some(&live), 510)
+    };
+    let Step::Running { check, .. } = step(&lowered) else { panic!() };
+    assert_eq!(check, at(511));
+    assert_eq!(reason_of(step(&Facts { now: at(511), ..lowered })), "DeadlineExceeded");
+}
+
+#[test]
+fn lost_pods_nodes_and_policies_end_the_sandbox() {
+    let live = pod(running());
+    assert_eq!(reason_of(step(&Facts { pod_expected: true, ..facts(None, 30) })), "PodDeleted");
+    let lost = Facts { node_lost_since: Some(at(20)), ..facts(Some(&live), 59) };
+    let Step::Running { check, .. } = step(&lost) else { panic!() };
+    assert_eq!(check, at(60));
+    assert_eq!(reason_of(step(&Facts { now: at(60), ..lost })), "NodeLost");
+    assert_eq!(reason_of(step(&Facts { policy_lost: Some("gone"), ..facts(Some(&live), 30) })), "PolicyLost");
+    let mut deleting = live;
+    deleting.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(20)));
+    assert_eq!(reason_of(step(&facts(Some(&deleting), 30))), "stopping");
+}

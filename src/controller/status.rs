@@ -1,0 +1,195 @@
+//! The status that follows from what was seen and done: pure; the caller writes it if it differs.
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+use super::conditions::{ACCEPTED, FINISHED, READY, RECONCILING, RUNNING, STALLED, Stand, second, set};
+use super::ending::Ending;
+use super::lifecycle::Step;
+use crate::api::v1alpha1::{AgentSandboxStatus, AuditStatus, FilesystemStatus, LimitsStatus, Outcome, Phase};
+
+/// Why the spec is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// One word.
+    pub reason: String,
+    /// For a person: all refusals.
+    pub message: String,
+    /// Whether an edit, or a change in the cluster, can heal it.
+    pub heals: bool,
+}
+
+/// What a status is made of.
+#[derive(Clone, Debug)]
+pub struct Inputs<'a> {
+    /// Generation of the spec.
+    pub generation: Option<i64>,
+    /// Why the spec is refused, if it is.
+    pub refused: Option<&'a Refused>,
+    /// Why the Pod could not be made though the spec is accepted.
+    pub blocked: Option<(&'a str, &'a str)>,
+    /// Where the sandbox is in its life.
+    pub step: &'a Step,
+    /// Name of its Pod, once there is one.
+    pub pod_name: Option<String>,
+    /// Node of its Pod.
+    pub node_name: Option<String>,
+    /// Digest of the egress policy in force.
+    pub policy_digest: Option<String>,
+    /// How the limits are enforced.
+    pub limits: Option<LimitsStatus>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What decides the phase.
+struct Verdict<'a> {
+    phase: Phase,
+    reason: &'a str,
+    message: &'a str,
+}
+
+/// The status after `before`.
+pub fn next(before: &AgentSandboxStatus, inputs: &Inputs<'_>) -> AgentSandboxStatus {
+    let mut status = before.clone();
+    status.observed_generation = inputs.generation;
+    status.pod_name = inputs.pod_name.clone().or(status.pod_name);
+    status.node_name = inputs.node_name.clone().or(status.node_name);
+    status.policy_digest = inputs.policy_digest.clone().or(status.policy_digest);
+    status.limits = inputs.limits.clone().or(status.limits);
+    match inputs.step {
+        Step::Running { started, deadline, .. } => {
+            status.started_at = Some(time(*started));
+            status.deadline = Some(time(*deadline));
+        }
+        Step::Finished(ending) => finish(&mut status, ending, inputs.now),
+        Step::Stopping { started } => status.started_at = started.map(time).or(status.started_at),
+        Step::NotCreated { .. } | Step::Starting { .. } => {
+            if let Some(refused) = inputs.refused.filter(|r| !r.heals && status.pod_name.is_none()) {
+                finish(&mut status, &Ending::by_us("Rejected", &refused.message, None), inputs.now);
+            }
+        }
+    }
+    let outcome = status.outcome.clone();
+    let verdict = verdict(inputs, outcome.as_ref(), status.pod_name.is_some());
+    let stands = stands(inputs, &verdict, outcome.is_some());
+    status.conditions = set(&before.conditions, &stands, inputs.generation, inputs.now);
+    status.phase = Some(verdict.phase);
+    status.reason = Some(verdict.reason.to_owned());
+    status.message = Some(verdict.message.to_owned());
+    status
+}
+
+fn finish(status: &mut AgentSandboxStatus, ending: &Ending, now: Timestamp) {
+    status.started_at = ending.started.map(time).or(status.started_at.take());
+    status.finished_at = Some(time(ending.finished.unwrap_or(now)));
+    status.outcome = Some(ending.outcome.clone());
+    if let Some(report) = &ending.report {
+        status.filesystem = Some(FilesystemStatus { landlock_abi: report.landlock_abi });
+        status.audit = Some(AuditStatus { records: Some(report.records) });
+    }
+}
+
+fn verdict<'a>(inputs: &'a Inputs<'_>, outcome: Option<&'a Outcome>, has_pod: bool) -> Verdict<'a> {
+    let of = |phase, reason, message| Verdict { phase, reason, message };
+    if let Some(outcome) = outcome {
+        let phase = match outcome.reason.as_str() {
+            "Completed" => Phase::Succeeded,
+            "Rejected" => Phase::Rejected,
+            _ => Phase::Failed,
+        };
+        // The reason for people is the cause, not the word for it.
+        let reason = match inputs.refused {
+            Some(refused) if phase == Phase::Rejected => refused.reason.as_str(),
+            _ => outcome.reason.as_str(),
+        };
+        return of(phase, reason, outcome.message.as_deref().unwrap_or("the agent ended"));
+    }
+    match (inputs.step, inputs.refused, inputs.blocked) {
+        (Step::Running { .. }, ..) => of(Phase::Running, "AgentRunning", "the agent runs"),
+        (Step::Stopping { .. }, ..) => of(Phase::Stopping, "PodDeleting", "the Pod is being deleted"),
+        (Step::Starting { reason, message, .. }, ..) => of(Phase::Starting, reason, message),
+        (_, Some(refused), _) if !has_pod => of(Phase::Rejected, &refused.reason, &refused.message),
+        (_, _, Some((reason, message))) => of(Phase::Pending, reason, message),
+        _ => of(Phase::Pending, "Pending", "the Pod is not made yet"),
+    }
+}
+
+fn stands(inputs: &Inputs<'_>, verdict: &Verdict<'_>, finished: bool) -> [Stand; 6] {
+    let Verdict { phase, reason, message } = *verdict;
+    let accepted = match inputs.refused {
+        Some(refused) => Stand::new(ACCEPTED, false, &refused.reason, &refused.message),
+        None => Stand::new(ACCEPTED, true, "Valid", "the spec is accepted"),
+    };
+    let running = phase == Phase::Running;
+    let working = matches!(phase, Phase::Pending | Phase::Starting | Phase::Stopping);
+    let stalled = matches!(phase, Phase::Failed | Phase::Rejected);
+    let ready = matches!(phase, Phase::Running | Phase::Succeeded);
+    let end = if finished { (reason, message) } else { ("NotFinished", "the sandbox has not ended") };
+    [
+        accepted,
+        Stand::new(RUNNING, running, reason, message),
+        Stand::new(FINISHED, finished, end.0, end.1),
+        Stand::new(READY, ready, reason, message),
+        Stand::new(RECONCILING, working, reason, message),
+        Stand::new(STALLED, stalled, reason, message),
+    ]
+}
+
+fn time(at: Timestamp) -> Time {
+    Time(second(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conditions::holds;
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn inputs(step: &Step) -> Inputs<'_> {
+        Inputs {
+            generation: Some(1),
+            refused: None,
+            blocked: None,
+            step,
+            pod_name: None,
+            node_name: None,
+            policy_digest: None,
+            limits: None,
+            now: at(5),
+        }
+    }
+
+    #[test]
+    fn the_phase_follows_the_life_and_a_status_is_a_fixed_point() {
+        let refused = Refused { reason: "ReservedAddress".into(), message: "m".into(), heals: true };
+        let forever = Refused { heals: false, ..refused.clone() };
+        let pending = Step::NotCreated { until: at(60) };
+        let starting = Step::Starting { reason: "PodStarting", message: "m".into(), until: at(60) };
+        let running = Step::Running { started: at(1), deadline: at(9), check: at(9) };
+        let ended = |reason| Step::Finished(Box::new(Ending::by_us(reason, "m", Some(at(1)))));
+        for (step, refused, phase, ready, finished) in [
+            (pending.clone(), None, Phase::Pending, false, false),
+            (pending.clone(), Some(&refused), Phase::Rejected, false, false),
+            (pending, Some(&forever), Phase::Rejected, false, true),
+            (starting, None, Phase::Starting, false, false),
+            (running.clone(), None, Phase::Running, true, false),
+            (running, Some(&refused), Phase::Running, true, false),
+            (Step::Stopping { started: None }, None, Phase::Stopping, false, false),
+            (ended("Completed"), None, Phase::Succeeded, true, true),
+            (ended("AgentFailed"), None, Phase::Failed, false, true),
+        ] {
+            let inputs = Inputs { refused, ..inputs(&step) };
+            let status = next(&AgentSandboxStatus::default(), &inputs);
+            assert_eq!(status.phase, Some(phase), "{step:?}");
+            assert_eq!(status.conditions.len(), 6);
+            assert_eq!(holds(&status.conditions, READY), Some(ready), "{step:?}");
+            assert_eq!(holds(&status.conditions, FINISHED), Some(finished), "{step:?}");
+            assert_eq!(holds(&status.conditions, ACCEPTED), Some(refused.is_none()));
+            assert_eq!(status.finished_at.is_some(), finished);
+            assert_eq!(next(&status, &inputs), status, "{step:?}");
+        }
+    }
+}

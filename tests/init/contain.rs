@@ -1,0 +1,104 @@
+//! What the agent cannot do.
+use agentsandbox::api::v1alpha1::LandlockMode;
+use agentsandbox::init::report::Cause;
+use agentsandbox::init::wire::InitEvent;
+use rstest::rstest;
+
+use crate::support::Case;
+
+#[test]
+fn the_agent_does_not_see_the_operators_variables() {
+    let mut case = Case::new();
+    case.environment = vec![("MINE", "kept")];
+    let outcome = case.shell("env; cat /proc/1/environ 2>&1; ls /proc/1/fd 2>&1");
+    assert!(outcome.stdout.contains("MINE=kept"));
+    assert!(!outcome.stdout.contains("AGENTSANDBOX_"), "{}", outcome.stdout);
+    assert_eq!(outcome.stdout.matches("Permission denied").count(), 2, "{}", outcome.stdout);
+}
+
+#[test]
+fn writes_are_for_the_writable_mounts_only() {
+    let script = "
+        echo x > $DIR/writable/file && mkdir $DIR/writable/d && mv $DIR/writable/file $DIR/writable/d/ && echo inside
+        echo x > /dev/null && echo device
+        cat $DIR/termination-log > /dev/null && echo read
+        echo x 2> /dev/null > $DIR/closed/file || echo closed
+        (echo x > $DIR/termination-log) 2> /dev/null || echo log
+        ln -s /x $DIR/closed/link 2> /dev/null || echo link
+    ";
+    let outcome = Case::new().shell(script);
+    let denied = if outcome.report.landlock_abi > 0 { "closed\nlog\nlink\n" } else { "" };
+    assert_eq!(outcome.stdout, format!("inside\ndevice\nread\n{denied}"), "{}", outcome.stderr);
+    let InitEvent::Started(facts) = &outcome.events[0] else { panic!() };
+    assert_eq!(facts.landlock_abi, outcome.report.landlock_abi);
+}
+
+/// The control of the test above: without a guard the same user may write there.
+#[test]
+fn the_mode_of_the_closed_directory_is_not_what_denies() {
+    let mut case = Case::new();
+    case.config.writable.push(case.path("closed").display().to_string());
+    let outcome = case.shell("echo x > $DIR/closed/file && echo open");
+    assert_eq!(outcome.stdout, "open\n", "{}", outcome.stderr);
+}
+
+#[test]
+fn landlock_may_be_required() {
+    let mut case = Case::new();
+    case.config.landlock = LandlockMode::Required;
+    let outcome = case.shell("echo ran");
+    let expected =
+        if outcome.report.landlock_abi > 0 { (Cause::Exited, 0) } else { (Cause::NotContained, 125) };
+    assert_eq!((outcome.report.cause, outcome.code), expected, "{:?}", outcome.report);
+    assert_eq!(outcome.stdout.is_empty(), expected.1 != 0);
+}
+
+#[test]
+fn a_guard_that_does_not_stand_stops_it() {
+    let mut case = Case::new();
+    case.config.writable.push("/does/not/exist".to_owned());
+    let outcome = case.shell("echo ran");
+    if outcome.report.landlock_abi > 0 {
+        assert_eq!((outcome.report.cause, outcome.code), (Cause::NotContained, 125));
+        assert_eq!(outcome.stdout, "");
+    }
+}
+
+#[rstest]
+#[case::kill("for s in TERM KILL INT HUP STOP USR1; do kill -$s 1; done")]
+#[case::priority("python3 -c 'import os; os.setpriority(os.PRIO_PROCESS, 1, 19)'")]
+#[case::priority_of_the_user("python3 -c 'import os; os.setpriority(os.PRIO_USER, os.getuid(), 19)'")]
+#[case::affinity("python3 -c 'import os; os.sched_setaffinity(1, {0})'")]
+#[case::limit("python3 -c 'import resource as r; r.prlimit(1, r.RLIMIT_NOFILE, (0, 0))'")]
+#[case::own_priority("python3 -c 'import os; os.setpriority(os.PRIO_PROCESS, 0, 0)'")]
+fn the_first_process_is_out_of_reach(#[case] attack: &str) {
+    let outcome = Case::new().shell(&format!("{attack}; echo $?; sleep 0.3; echo alive; exit 5"));
+    assert_eq!((outcome.report.cause, outcome.code), (Cause::Exited, 5), "{:?}", outcome.report);
+    assert!(outcome.stdout.ends_with("alive\n"));
+    assert!(!outcome.stdout.starts_with("0\n"), "{}", outcome.stdout);
+    let refused = ["not permitted", "PermissionError", "Permission denied"];
+    assert!(refused.iter().any(|text| outcome.stderr.contains(text)), "{}", outcome.stderr);
+}
+
+#[test]
+fn the_agent_has_a_lower_priority_and_a_session_of_its_own() {
+    let script = "
+        cut -d' ' -f19 /proc/$$/stat; cut -d' ' -f19 /proc/1/stat; cut -d' ' -f6 /proc/$$/stat | grep -qx $$ && echo own
+        cat /proc/self/oom_score_adj; grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status; ulimit -c
+        grep -E '^Sig(Ign|Blk)' /proc/self/status
+    ";
+    let outcome = Case::new().shell(script);
+    let expected = "10\n0\nown\n1000\nNoNewPrivs:\t1\nSeccomp:\t2\n0\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n";
+    assert_eq!(outcome.stdout, expected, "{}", outcome.stderr);
+}
+
+#[test]
+fn processes_are_limited_and_a_fork_bomb_ends_in_time() {
+    let mut case = Case::new();
+    case.config.pids = 20;
+    case.config.timeout_ms = 2000;
+    let outcome = case.shell("bomb() { bomb | bomb & }; trap '' TERM; bomb; while :; do :; done");
+    assert_eq!((outcome.report.cause, outcome.code), (Cause::DeadlineExceeded, 124), "{:?}", outcome.report);
+    assert!(outcome.report.wall_ms < 5000, "{:?}", outcome.report);
+    assert!(outcome.stderr.contains("fork"), "{}", outcome.stderr);
+}
