@@ -8,7 +8,7 @@ CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentsandbox-cluster
 HELM := $(CACHE)/bin/helm
 # One set of features for every command, so that nothing is compiled twice.
 FEATURES := --locked --features e2e
-CRD := crds/agentsandbox.dev_agentsandboxes.yaml
+CRD := crds/agentsandboxes.agentsandbox.dev.yaml
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,7 @@ check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files
 	cargo test $(FEATURES) --lib --bins --test plan --test render --test init --test chart
 	@$(MAKE) --no-print-directory generated DIR=target/generated
 	diff -ru --exclude .gitkeep crds target/generated/crds || { echo "run 'make crds'" >&2; exit 1; }
+	diff -u docs/api.md target/generated/api.md || { echo "run 'make crds'" >&2; exit 1; }
 	diff -ru --exclude .gitkeep crds charts/agentsandbox-crds/files || { echo "run 'make crds'" >&2; exit 1; }
 	diff -u config/base/operator.yaml target/generated/operator.yaml || { echo "run 'make manifests'" >&2; exit 1; }
 	@[ "$$(stat -c %s $(CRD))" -lt 65536 ] || { echo "$(CRD) is larger than 64 KiB" >&2; exit 1; }
@@ -48,20 +49,20 @@ cluster-up: ## Build what is missing and start the cluster
 cluster-down: ## Take the cluster down; nothing of it stays but the cache
 	e2e/cluster/up down
 
-crds: $(HELM) ## Write the definitions from the types, and the chart's copy of them
-	mkdir -p crds charts/agentsandbox-crds/files
-	cargo run $(FEATURES) --quiet --bin agentsandbox -- crds >$(CRD).new
-	mv $(CRD).new $(CRD)
+crds: ## Write the definitions and their reference from the types, and the chart's copy of the definitions
+	mkdir -p charts/agentsandbox-crds/files
+	cargo run $(FEATURES) --quiet --bin agentsandbox -- crds --output crds --docs docs/api.md
 	cp crds/*.yaml charts/agentsandbox-crds/files/
 
 manifests: $(HELM) ## Write config/base from the chart
 	$(HELM) template agentsandbox charts/agentsandbox -n agentsandbox-system --skip-tests >config/base/operator.yaml
 
-# Both into DIR, to compare.
+# All of it into DIR, to compare.
 .PHONY: generated
 generated: $(HELM)
-	mkdir -p $(DIR)/crds
-	cargo run $(FEATURES) --quiet --bin agentsandbox -- crds >$(DIR)/$(CRD)
+	rm -rf $(DIR)
+	mkdir -p $(DIR)
+	cargo run $(FEATURES) --quiet --bin agentsandbox -- crds --output $(DIR)/crds --docs $(DIR)/api.md
 	$(HELM) template agentsandbox charts/agentsandbox -n agentsandbox-system --skip-tests >$(DIR)/operator.yaml
 
 bench: ## Run the benchmarks

@@ -17,7 +17,7 @@ say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 # ours PID: whether the process is one of this cluster's. A pid file may outlive its process, and the number be reused.
 ours() {
   local c
-  c=$(tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null) || return 1
+  c=$({ tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null) || return 1
   [[ $c == *"$S/"* || $c == *"$R/"* ]]
 }
 alive() { [ -s "$S/$1.pid" ] && ours "$(cat "$S/$1.pid")"; }
