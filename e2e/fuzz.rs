@@ -145,7 +145,7 @@ fn two_hundred_random_specs_end_in_a_reason() {
             match test.create(&object).await {
                 Ok(_) => stored += 1,
                 Err(kube::Error::Api(status)) if status.is_invalid() || (400..500).contains(&status.code) => {
-                    refused += 1
+                    refused += 1;
                 }
                 Err(error) => panic!("{error}\n{object}"),
             }

@@ -25,8 +25,8 @@ const ENDLESS: &str = "while True:\n    say(alive=True)\n    time.sleep(1)";
 /// The name that a sandbox's Pod and policy get, from the description of it and not from the operator's code.
 fn name_of(namespace: &str, name: &str, uid: &str) -> String {
     let digest = Sha256::digest(format!("{namespace}/{name}/{uid}"));
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{name}-{}", &hex[..32])
+    let hex = digest.iter().take(16).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    format!("{name}-{hex}")
 }
 
 /// Makes a sandbox while the operator is down, an object of the name that its Pod and policy would have, and starts

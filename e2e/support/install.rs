@@ -40,7 +40,7 @@ pub async fn operator() {
                 "image.pullPolicy=IfNotPresent".to_owned(),
                 "replicas=2".to_owned(),
                 "controller.userNamespaces=true".to_owned(),
-                "controller.logLevel=debug".to_owned(),
+                "controller.logLevel=agentsandbox=debug\\,info".to_owned(),
                 "controller.leaseDuration=5s".to_owned(),
             ] {
                 helm.args(["--set", &value]);

@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+#[allow(clippy::needless_pass_by_value, reason = "the calls read better")]
 fn pod(status: Value) -> SlimPod {
     serde_json::from_value(json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u"},

@@ -19,6 +19,7 @@ mod context;
 mod ending;
 mod error;
 mod field_managers;
+mod filled;
 mod gather;
 mod judge;
 mod lease;

@@ -64,7 +64,7 @@ async fn one(context: &Context, policy: &NetworkPolicy) -> Result<(), Error> {
         return Ok(());
     }
     let pods: Api<SlimPod> = Api::namespaced(context.client.clone(), &namespace);
-    if pods.get_opt(&name).await.doing("read the Pod")?.is_some_and(|pod| !pod.is_terminal()) {
+    if pods.get_opt(&name).await.doing("read the Pod")?.is_some() {
         return Ok(());
     }
     context.may_write()?;

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::backoff::Backoff;
 use super::context::{Context, Guarded, Identity, Memory};
+use super::filled::Filled;
 use super::lease::{Elector, Fence};
 use super::pod::SlimPod;
 use super::reconcile::{on_error, reconcile};
@@ -162,20 +163,30 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
     let (pods, pod_writer) = store::<SlimPod>();
     let (policies, policy_writer) = store::<NetworkPolicy>();
     let (sandboxes, sandbox_writer) = store::<Guarded>();
-    let pod_stream = watcher(Api::<SlimPod>::all(client.clone()), ours())
-        .default_backoff()
-        .modify(SlimPod::slim)
-        .reflect(pod_writer)
+    let filled = Filled::new(3);
+    let pod_stream = filled
+        .count(
+            watcher(Api::<SlimPod>::all(client.clone()), ours())
+                .default_backoff()
+                .modify(SlimPod::slim)
+                .reflect(pod_writer),
+        )
         .touched_objects();
-    let policy_stream = watcher(Api::<NetworkPolicy>::all(client.clone()), ours())
-        .default_backoff()
-        .modify(|policy| policy.metadata.managed_fields = None)
-        .reflect(policy_writer)
+    let policy_stream = filled
+        .count(
+            watcher(Api::<NetworkPolicy>::all(client.clone()), ours())
+                .default_backoff()
+                .modify(|policy| policy.metadata.managed_fields = None)
+                .reflect(policy_writer),
+        )
         .touched_objects();
-    let sandbox_stream = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .modify(|sandbox| sandbox.meta_mut().managed_fields = None)
-        .reflect(sandbox_writer)
+    let sandbox_stream = filled
+        .count(
+            watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+                .default_backoff()
+                .modify(|sandbox| sandbox.meta_mut().managed_fields = None)
+                .reflect(sandbox_writer),
+        )
         .touched_objects();
     let context = Arc::new(Context {
         recorder: Recorder::new(
@@ -185,8 +196,8 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
         client,
         settings: settings(options),
         sandboxes: sandboxes.clone(),
-        pods: pods.clone(),
-        policies: policies.clone(),
+        pods,
+        policies,
         fence,
         metrics,
         audit: ControlPlaneLog::new(std::io::stdout()),
@@ -203,22 +214,18 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
             owner_of(&policy.metadata, &for_policies)
         });
     let releasing = {
-        let (context, wake) = (Arc::clone(&context), Arc::clone(&wake));
+        let (context, wake, filled) = (Arc::clone(&context), Arc::clone(&wake), filled.clone());
         async move {
-            if filled(&sandboxes, &pods, &policies).await {
-                release(context, wake).await;
-            }
+            filled.wait().await;
+            release(context, wake).await;
         }
     };
-    let (readiness, policies_ready) = (context.pods.clone(), context.policies.clone());
     let running = controller
         .run(
             move |guarded, context: Arc<Context>| {
-                let (pods, policies) = (readiness.clone(), policies_ready.clone());
+                let filled = filled.clone();
                 async move {
-                    // Before the caches are filled a Pod that exists would look like one that does not.
-                    let _ = pods.wait_until_ready().await;
-                    let _ = policies.wait_until_ready().await;
+                    filled.wait().await;
                     reconcile(guarded, context).await
                 }
             },
@@ -241,12 +248,6 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
 /// Passes `stream` on and wakes the release of policies with every item.
 fn waking<T>(stream: impl Stream<Item = T>, wake: Arc<Notify>) -> impl Stream<Item = T> {
     stream.inspect(move |_| wake.notify_one())
-}
-
-async fn filled(sandboxes: &Store<Guarded>, pods: &Store<SlimPod>, policies: &Store<NetworkPolicy>) -> bool {
-    sandboxes.wait_until_ready().await.is_ok()
-        && pods.wait_until_ready().await.is_ok()
-        && policies.wait_until_ready().await.is_ok()
 }
 
 /// The sandbox that an object belongs to: by owner, by annotation, or by hash where somebody took off the others.
