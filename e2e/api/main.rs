@@ -2,6 +2,7 @@
 //!
 //! What CEL cannot say (overlapping mount paths, reserved addresses) is refused by the controller; those are end-to-end
 //! tests.
+#![allow(clippy::needless_pass_by_value, reason = "tables read better with values")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
