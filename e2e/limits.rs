@@ -54,7 +54,7 @@ fn disk_ends_as_disk_limit_exceeded() {
 /// Starts as many sleeping children as the kernel allows and says how many that were.
 const FORKS: &str = r"
 children, error = [], None
-for _ in range(400):
+for _ in range(150):
     try:
         pid = os.fork()
     except OSError as e:

@@ -70,6 +70,8 @@ pub enum Step {
     Stopping {
         /// Start of the agent, if it did start.
         started: Option<Timestamp>,
+        /// When its node counts as lost, if it does not answer.
+        check: Option<Timestamp>,
     },
     /// It ended, or has to end now.
     Finished(Box<Ending>),
@@ -81,7 +83,8 @@ impl Step {
         match self {
             Self::NotCreated { until } | Self::Starting { until, .. } => Some(*until),
             Self::Running { check, .. } => Some(*check),
-            Self::Stopping { .. } | Self::Finished(_) => None,
+            Self::Stopping { check, .. } => *check,
+            Self::Finished(_) => None,
         }
     }
 }
@@ -97,11 +100,12 @@ pub fn step(facts: &Facts<'_>) -> Step {
     if let Some(message) = facts.policy_lost {
         return by_us("PolicyLost", message);
     }
-    if facts.node_lost_since.is_some_and(|since| facts.now >= after(since, NODE_PATIENCE)) {
+    let lost = facts.node_lost_since.map(|since| after(since, NODE_PATIENCE));
+    if lost.is_some_and(|lost| facts.now >= lost) {
         return by_us("NodeLost", "the node of the Pod no longer answers");
     }
     if pod.is_deleting() {
-        return Step::Stopping { started };
+        return Step::Stopping { started, check: lost };
     }
     match started {
         Some(started) => running(facts, pod, started),

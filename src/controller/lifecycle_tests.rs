@@ -164,5 +164,8 @@ fn lost_pods_nodes_and_policies_end_the_sandbox() {
     assert_eq!(reason_of(step(&Facts { policy_lost: Some("gone"), ..facts(Some(&live), 30) })), "PolicyLost");
     let mut deleting = live;
     deleting.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(20)));
-    assert_eq!(reason_of(step(&facts(Some(&deleting), 30))), "stopping");
+    assert_eq!(step(&facts(Some(&deleting), 30)), Step::Stopping { started: Some(at(10)), check: None });
+    let lost = Facts { node_lost_since: Some(at(20)), ..facts(Some(&deleting), 59) };
+    assert_eq!(step(&lost).check(), Some(at(60)));
+    assert_eq!(reason_of(step(&Facts { now: at(60), ..lost })), "NodeLost");
 }

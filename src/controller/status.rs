@@ -62,7 +62,7 @@ pub fn next(before: &AgentSandboxStatus, inputs: &Inputs<'_>) -> AgentSandboxSta
             status.deadline = Some(time(*deadline));
         }
         Step::Finished(ending) => finish(&mut status, ending, inputs.now),
-        Step::Stopping { started } => status.started_at = started.map(time).or(status.started_at),
+        Step::Stopping { started, .. } => status.started_at = started.map(time).or(status.started_at),
         Step::NotCreated { .. } | Step::Starting { .. } => {
             if let Some(refused) = inputs.refused.filter(|r| !r.heals && status.pod_name.is_none()) {
                 finish(&mut status, &Ending::by_us("Rejected", &refused.message, None), inputs.now);
@@ -177,7 +177,7 @@ mod tests {
             (starting, None, Phase::Starting, false, false),
             (running.clone(), None, Phase::Running, true, false),
             (running, Some(&refused), Phase::Running, true, false),
-            (Step::Stopping { started: None }, None, Phase::Stopping, false, false),
+            (Step::Stopping { started: None, check: None }, None, Phase::Stopping, false, false),
             (ended("Completed"), None, Phase::Succeeded, true, true),
             (ended("AgentFailed"), None, Phase::Failed, false, true),
         ] {
