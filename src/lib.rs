@@ -8,6 +8,7 @@ pub mod audit;
 pub mod cli;
 pub mod controller;
 pub mod crds;
+pub mod egress;
 pub mod init;
 pub mod plan;
 pub mod policy;
