@@ -33,4 +33,5 @@ mod run;
 mod status;
 
 pub use error::Error;
+pub(crate) use filled::Filled;
 pub use run::{Options, RunError, run};

@@ -9,6 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::Exposition;
+
 /// Result of a reconcile: `ok`, `error` or `panic`.
 #[derive(EncodeLabelSet, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ResultLabels {
@@ -74,9 +76,10 @@ impl Metrics {
     pub fn applied(&self, kind: &'static str, op: &'static str) {
         self.applies.get_or_create(&ApplyLabels { kind, op }).inc();
     }
+}
 
-    /// All metrics in the `OpenMetrics` text format.
-    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+impl Exposition for Metrics {
+    fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
