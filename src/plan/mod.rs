@@ -7,6 +7,7 @@ mod network_policy;
 mod observed;
 mod pod;
 mod settings;
+mod sidecar;
 mod validate;
 mod volumes;
 
@@ -18,7 +19,7 @@ use k8s_openapi::{
 };
 
 pub use observed::{Foreign, Observed, ObservedPort, ObservedService};
-pub use settings::Settings;
+pub use settings::{GatewayReach, GatewaySettings, METADATA, Settings, gateway_name};
 pub use validate::{
     Destination, Refusal, ValidatedMount, ValidatedRule, ValidatedSandbox, names_of_services, reason,
     validate,
@@ -54,7 +55,11 @@ impl Plan<Prepared> {
 
 /// The objects of `sandbox`.
 pub fn plan(sandbox: &ValidatedSandbox, settings: &Settings) -> Plan<Prepared> {
-    Plan { policy: network_policy::build(sandbox), pod: pod::build(sandbox, settings), state: PhantomData }
+    Plan {
+        policy: network_policy::build(sandbox, settings),
+        pod: pod::build(sandbox, settings),
+        state: PhantomData,
+    }
 }
 
 /// Metadata that both objects have.

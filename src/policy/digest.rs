@@ -40,7 +40,7 @@ mod tests {
     fn every_part_of_a_rule_counts() {
         let rule =
             EgressRule { cidr: Some("198.51.100.0/24".into()), ports: vec![443], ..EgressRule::default() };
-        let of = |r: &EgressRule| digest(Some(&Network { egress: vec![r.clone()] }));
+        let of = |r: &EgressRule| digest(Some(&Network { egress: vec![r.clone()], ..Network::default() }));
         assert_ne!(of(&rule), of(&EgressRule { ports: vec![444], ..rule.clone() }));
         assert_ne!(of(&rule), of(&EgressRule { cidr: Some("198.51.100.0/25".into()), ..rule.clone() }));
         assert_eq!(of(&rule), of(&rule.clone()));

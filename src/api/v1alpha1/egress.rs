@@ -11,6 +11,10 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub egress: Vec<EgressRule>,
+    /// Whether the agent's environment names the sidecar's proxies: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`,
+    /// `NO_PROXY` and their lower-case forms.
+    #[serde(default)]
+    pub proxy_environment: bool,
 }
 
 /// One endpoint: exactly one of `host`, `cidr` and `service`, and its ports.
