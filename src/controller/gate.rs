@@ -2,12 +2,12 @@
 //! gate that does not pass ends the sidecar, and its last words say why. The agent cannot write them.
 use k8s_openapi::api::core::v1::ContainerStateTerminated;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde::Deserialize;
 
 use super::conditions::second;
 use super::lifecycle::{bounded, started};
 use super::pod::SlimPod;
 use crate::api::v1alpha1::{CheckResult, ContainmentCheck, ContainmentStatus};
+use crate::egress::containment::{self, GateCause, GateCheck, MAX_DETAIL, NOT_CONTAINED_CODE, NotContained};
 use crate::plan::labels;
 
 /// Reason of an ending, and of conditions, where the agent is not contained.
@@ -15,11 +15,9 @@ pub const NOT_CONTAINED: &str = "NotContained";
 
 /// Name of the sidecar's container.
 const SIDECAR: &str = "sidecar";
-/// Exit code of a sidecar whose gate does not pass.
-const EXIT_CODE: i32 = 78;
 /// Bytes that a termination message may have; the kubelet cuts there.
 const MESSAGE_LIMIT: usize = 4096;
-/// Checks that a gate may have.
+/// Checks that status shows.
 const CHECKS_LIMIT: usize = 16;
 
 /// Why a gate does not pass.
@@ -29,24 +27,6 @@ pub struct Failure {
     pub message: String,
     /// What was tried, and what came of it.
     pub checks: Vec<ContainmentCheck>,
-}
-
-/// The sidecar's last words.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LastWords {
-    cause: String,
-    message: String,
-    #[serde(default)]
-    checks: Vec<Check>,
-}
-
-#[derive(Deserialize)]
-struct Check {
-    name: String,
-    result: CheckResult,
-    #[serde(default)]
-    detail: String,
 }
 
 /// Why the gate of `pod` did not pass the last time that it gave up; nothing once the agent started.
@@ -59,26 +39,29 @@ pub fn failure(pod: &SlimPod) -> Option<Failure> {
     last_words(states.into_iter().flatten().find_map(|state| state.terminated.as_ref())?)
 }
 
+/// The words, if they are some and agree with the exit code that the kubelet saw.
 fn last_words(terminated: &ContainerStateTerminated) -> Option<Failure> {
     let text = terminated.message.as_deref().filter(|text| text.len() <= MESSAGE_LIMIT)?;
-    let words: LastWords = serde_json::from_str(text).ok()?;
-    let fits = terminated.exit_code == EXIT_CODE
-        && words.cause == NOT_CONTAINED
-        && words.checks.len() <= CHECKS_LIMIT
-        && words.checks.iter().all(|check| is_word(&check.name));
-    fits.then(|| Failure {
-        message: bounded(&words.message),
-        checks: words.checks.into_iter().map(check).collect(),
+    let words: NotContained = serde_json::from_str(text).ok()?;
+    let NotContained { cause: GateCause::NotContained, message, checks } = words;
+    (terminated.exit_code == i32::from(NOT_CONTAINED_CODE)).then(|| Failure {
+        message: bounded(&message),
+        checks: checks.into_iter().take(CHECKS_LIMIT).map(check).collect(),
     })
 }
 
-fn check(Check { name, result, detail }: Check) -> ContainmentCheck {
-    let detail: String = bounded(&detail).chars().take(256).collect();
-    ContainmentCheck { name, result, detail: Some(detail).filter(|text| !text.is_empty()) }
-}
-
-fn is_word(text: &str) -> bool {
-    (1..=32).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric())
+fn check(GateCheck { name, result, detail }: GateCheck) -> ContainmentCheck {
+    let detail: String = bounded(&detail).chars().take(MAX_DETAIL).collect();
+    ContainmentCheck {
+        name: format!("{name:?}"),
+        result: match result {
+            containment::CheckResult::Open => CheckResult::Open,
+            containment::CheckResult::Closed => CheckResult::Closed,
+            containment::CheckResult::Inconclusive => CheckResult::Inconclusive,
+            containment::CheckResult::Confirmed => CheckResult::Confirmed,
+        },
+        detail: Some(detail).filter(|text| !text.is_empty()),
+    }
 }
 
 /// What is known of the containment of `pod`: of a gate that passed, when and what it measured; of one that does not,
@@ -91,7 +74,7 @@ pub fn containment(pod: &SlimPod) -> Option<ContainmentStatus> {
         // The kubelet says so when the last container before the agent's is ready: the gate has just passed.
         let initialized = pod.condition("Initialized").filter(|c| c.status == "True");
         let at = initialized.and_then(|c| c.last_transition_time.as_ref()).map_or(started, |time| time.0);
-        let checks = targets.split(',').filter_map(closed).take(CHECKS_LIMIT).collect();
+        let checks = targets.split(',').filter_map(held).take(CHECKS_LIMIT).collect();
         return Some(ContainmentStatus {
             verified_at: Some(Time(second(at.min(started)))),
             policy_digest,
@@ -102,13 +85,16 @@ pub fn containment(pod: &SlimPod) -> Option<ContainmentStatus> {
     Some(ContainmentStatus { verified_at: None, policy_digest, checks })
 }
 
-/// A target of the annotation: the gate passes only where every one of them was found closed.
-fn closed(target: &str) -> Option<ContainmentCheck> {
+/// A target of the annotation: the gate passes only where every one of them was found closed, and the gateway confirmed
+/// the policy.
+fn held(target: &str) -> Option<ContainmentCheck> {
     let (name, address) = target.split_once('=').unwrap_or((target, ""));
-    let detail = bounded(address);
-    is_word(name).then(|| ContainmentCheck {
+    let word = (1..=32).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric());
+    let result = if name == "Gateway" { CheckResult::Confirmed } else { CheckResult::Closed };
+    let detail: String = bounded(address).chars().take(MAX_DETAIL).collect();
+    word.then(|| ContainmentCheck {
         name: name.to_owned(),
-        result: CheckResult::Closed,
+        result,
         detail: Some(detail).filter(|text| !text.is_empty()),
     })
 }
@@ -120,7 +106,8 @@ mod tests {
     use super::*;
 
     const WORDS: &str = r#"{"cause":"NotContained","message":"canary 10.1.2.3:8444 is reachable from the Pod",
-        "checks":[{"name":"Canary","result":"Open","detail":"10.1.2.3:8444"},{"name":"ClusterDns","result":"Closed"}]}"#;
+        "checks":[{"name":"Canary","result":"Open","detail":"10.1.2.3:8444"},
+        {"name":"ClusterDnsUdp","result":"Closed","detail":""}]}"#;
 
     fn ended(code: i32, message: &str) -> Value {
         json!({"terminated": {"exitCode": code, "message": message}})
@@ -134,7 +121,7 @@ mod tests {
         serde_json::from_value(json!({
             "metadata": {"name": "p", "annotations": {
                 "agentsandbox.dev/policy-digest": "sha256:d",
-                "agentsandbox.dev/start-gate": "Canary,ApiServer=10.96.0.1:443,Metadata=169.254.169.254:80",
+                "agentsandbox.dev/start-gate": "Canary,ApiServer=10.96.0.1:443,Gateway=10.96.0.20:8443",
             }},
             "status": {
                 "conditions": [{"type": "Initialized", "status": "True", "lastTransitionTime": "2027-01-01T00:00:05Z"}],
@@ -162,31 +149,38 @@ mod tests {
         assert_eq!(
             serde_json::to_value(found).unwrap(),
             json!([
-                {"name": "Canary", "result": "Open", "detail": "10.1.2.3:8444"}, {"name": "ClusterDns", "result": "Closed"},
+                {"name": "Canary", "result": "Open", "detail": "10.1.2.3:8444"}, {"name": "ClusterDnsUdp", "result": "Closed"},
             ])
         );
     }
 
     #[test]
     fn last_words_of_another_form_are_not_read() {
-        let many = json!({"cause": "NotContained", "message": "m",
-            "checks": vec![json!({"name": "A", "result": "Open"}); 17]});
+        let words =
+            |checks: Value| json!({"cause": "NotContained", "message": "m", "checks": checks}).to_string();
+        let check = |name: &str, result: &str| json!([{"name": name, "result": result, "detail": "d"}]);
         for (code, text) in [
             (0, WORDS),
+            (1, WORDS),
             (78, ""),
             (78, "not JSON"),
-            (78, r#"{"cause":"Other","message":"m"}"#),
-            (78, r#"{"cause":"NotContained"}"#),
-            (78, r#"{"cause":"NotContained","message":"m","checks":[{"name":"A B","result":"Open"}]}"#),
-            (78, r#"{"cause":"NotContained","message":"m","checks":[{"name":"A","result":"Perhaps"}]}"#),
-            (78, &many.to_string()),
-            (78, &format!(r#"{{"cause":"NotContained","message":"{}"}}"#, "m".repeat(4096))),
+            (78, r#"{"cause":"Other","message":"m","checks":[]}"#),
+            (78, r#"{"cause":"NotContained","checks":[]}"#),
+            (78, &words(check("Another", "Open"))),
+            (78, &words(check("Canary", "Perhaps"))),
+            (78, &format!(r#"{{"cause":"NotContained","message":"{}","checks":[]}}"#, "m".repeat(4096))),
         ] {
             assert_eq!(failure(&pod(&ended(code, text), &json!({}), &json!({}))), None, "{text}");
         }
-        let long = format!(r#"{{"cause":"NotContained","message":"{}\u001b"}}"#, "m".repeat(4000));
+        let long =
+            format!(r#"{{"cause":"NotContained","message":"{}\u001b","checks":[]}}"#, "m".repeat(3900));
         let found = failure(&pod(&ended(78, &long), &json!({}), &json!({}))).unwrap();
         assert_eq!(found.message, "m".repeat(512));
+        let many = words(vec![json!({"name": "Canary", "result": "Open", "detail": ""}); 50].into());
+        assert_eq!(
+            failure(&pod(&ended(78, &many), &json!({}), &json!({}))).unwrap().checks.len(),
+            CHECKS_LIMIT
+        );
     }
 
     #[test]
@@ -198,7 +192,7 @@ mod tests {
             json!({"verifiedAt": "2027-01-01T00:00:05Z", "policyDigest": "sha256:d", "checks": [
                 {"name": "Canary", "result": "Closed"},
                 {"name": "ApiServer", "result": "Closed", "detail": "10.96.0.1:443"},
-                {"name": "Metadata", "result": "Closed", "detail": "169.254.169.254:80"},
+                {"name": "Gateway", "result": "Confirmed", "detail": "10.96.0.20:8443"},
             ]})
         );
         let failing = containment(&pod(&ended(78, WORDS), &json!({}), &json!({}))).unwrap();

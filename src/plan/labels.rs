@@ -13,8 +13,8 @@ pub const WATCH_SELECTOR: &str = "app.kubernetes.io/managed-by=agentsandbox";
 pub const POLICY_DIGEST: &str = "agentsandbox.dev/policy-digest";
 /// Annotation of the Pod with the sandbox's full name.
 pub const NAME: &str = "agentsandbox.dev/name";
-/// Annotation of the Pod with what its start gate must find closed, as `Name=address` joined by commas; the canary has
-/// no address, since the gateway names it. A Pod without this annotation has no gate.
+/// Annotation of the Pod with what its start gate looks at, as `Name=address` joined by commas; the canary has no
+/// address, since the gateway names it. A Pod without this annotation has no gate.
 pub const START_GATE: &str = "agentsandbox.dev/start-gate";
 /// Finalizer of the `NetworkPolicy`: it stays until no Pod of its name exists.
 pub const POD_GONE_FINALIZER: &str = "agentsandbox.dev/pod-gone";

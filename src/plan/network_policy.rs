@@ -33,13 +33,15 @@ pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> NetworkP
             }),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(Vec::new()),
-            egress: Some(sandbox.egress().iter().map(rule).chain(gateway).collect()),
+            egress: Some(sandbox.egress().iter().filter_map(rule).chain(gateway).collect()),
         }),
     }
 }
 
-/// Both lists of a rule are never empty: an empty one means "everything", and `validate` refuses it.
-fn rule(rule: &ValidatedRule) -> NetworkPolicyEgressRule {
+/// Nothing for a host rule, which the egress gateway keeps. Both lists of a rule are never empty: an empty one means
+/// "everything", and `validate` refuses it.
+fn rule(rule: &ValidatedRule) -> Option<NetworkPolicyEgressRule> {
+    let to = vec![peer(&rule.destination)?];
     let protocol = match rule.protocol {
         Protocol::TCP => "TCP",
         Protocol::UDP => "UDP",
@@ -49,7 +51,7 @@ fn rule(rule: &ValidatedRule) -> NetworkPolicyEgressRule {
         protocol: Some(protocol.to_owned()),
         end_port: None,
     });
-    NetworkPolicyEgressRule { ports: Some(ports.collect()), to: Some(vec![peer(&rule.destination)]) }
+    Some(NetworkPolicyEgressRule { ports: Some(ports.collect()), to: Some(to) })
 }
 
 /// The way to the gateway. By its Pods: the address of a Service is translated before policies are looked at.
@@ -64,14 +66,15 @@ fn to_gateway(namespace: &str) -> NetworkPolicyEgressRule {
     }
 }
 
-fn peer(destination: &Destination) -> NetworkPolicyPeer {
-    match destination {
+fn peer(destination: &Destination) -> Option<NetworkPolicyPeer> {
+    Some(match destination {
+        Destination::Host(_) => return None,
         Destination::Network(network) => NetworkPolicyPeer {
             ip_block: Some(IPBlock { cidr: network.to_string(), except: None }),
             ..NetworkPolicyPeer::default()
         },
         Destination::Pods { namespace, selector } => pods(namespace, selector.clone()),
-    }
+    })
 }
 
 fn pods(namespace: &str, selector: BTreeMap<String, String>) -> NetworkPolicyPeer {

@@ -1,7 +1,10 @@
 //! The native sidecar: start gate, way to the gateway, audit intake.
+use std::net::SocketAddr;
+
 use k8s_openapi::api::core::v1::{Container, EnvVar, ExecAction, Probe, ResourceRequirements};
 
 use super::{GatewayReach, Settings, ValidatedSandbox, pod, volumes};
+use crate::egress::containment::CheckName;
 
 /// The container `sidecar`.
 pub(super) fn container(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
@@ -69,16 +72,23 @@ pub(super) fn reach(settings: &Settings) -> Option<&GatewayReach> {
     settings.gateway.as_ref()?.reach.as_ref()
 }
 
-/// What the start gate must find closed, for the annotation [`super::labels::START_GATE`]. The canary is the one that
-/// the gateway names then.
+/// What the start gate looks at, for the annotation [`super::labels::START_GATE`]. The canary is the one that the
+/// gateway names then.
 pub(super) fn gate(reach: &GatewayReach) -> String {
     let mut targets = vec![
-        "Canary".to_owned(),
-        format!("ApiServer={}", reach.api_server),
-        format!("Metadata={}", reach.metadata),
+        format!("{:?}", CheckName::Canary),
+        target(CheckName::ApiServer, reach.api_server),
+        target(CheckName::Metadata, reach.metadata),
     ];
-    targets.extend(reach.dns.map(|dns| format!("ClusterDns={dns}")));
+    if let Some(dns) = reach.dns {
+        targets.extend([CheckName::ClusterDnsTcp, CheckName::ClusterDnsUdp].map(|name| target(name, dns)));
+    }
+    targets.push(target(CheckName::Gateway, reach.address));
     targets.join(",")
+}
+
+fn target(name: CheckName, address: SocketAddr) -> String {
+    format!("{name:?}={address}")
 }
 
 /// More than the other containers of the operator's have: every byte of the agent's goes through it.

@@ -48,6 +48,9 @@ pub fn case() -> impl Strategy<Value = Case> {
         if isolation.user_namespace == UserNamespaceMode::Required && !possible {
             isolation.user_namespace = UserNamespaceMode::Preferred;
         }
+        if let (None, Some(network)) = (&settings.gateway, spec.network.as_mut()) {
+            network.egress.retain(|rule| rule.host.is_none());
+        }
         let service = |app: &str| ObservedService {
             selector: BTreeMap::from([("app".to_owned(), app.to_owned())]),
             ports: service_ports(),
@@ -223,12 +226,21 @@ fn one_mount(
 }
 
 fn network() -> impl Strategy<Value = Network> {
-    (collection::vec(prop_oneof![cidr_rule(), service_rule()], 0..6), any::<bool>())
-        .prop_map(|(egress, proxy_environment)| Network { egress, proxy_environment })
+    (collection::vec(prop_oneof![cidr_rule(), service_rule(), host_rule()], 0..6), any::<bool>())
+        .prop_map(|(egress, proxy_environment)| Network { egress, proxy_environment, ..Network::default() })
 }
 
-fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP)]
+fn protocol() -> impl Strategy<Value = Option<Protocol>> {
+    prop_oneof![Just(None), Just(Some(Protocol::TCP)), Just(Some(Protocol::UDP))]
+}
+
+fn host_rule() -> impl Strategy<Value = EgressRule> {
+    let ports = collection::vec(1_i32..65_536, 1..4);
+    ("([*]{1,2}[.])?[a-z]{1,8}[.]example", ports).prop_map(|(host, ports)| EgressRule {
+        host: Some(host),
+        ports,
+        ..EgressRule::default()
+    })
 }
 
 /// Networks that hold nothing reserved: their first octet says so, and no prefix is shorter.
@@ -251,8 +263,11 @@ fn cidr_rule() -> impl Strategy<Value = EgressRule> {
 
 fn service_rule() -> impl Strategy<Value = EgressRule> {
     (any::<bool>(), protocol(), any::<bool>()).prop_map(|(own, protocol, all)| {
-        let mut ports: BTreeSet<i32> =
-            service_ports().iter().filter(|p| p.protocol == protocol).map(|p| p.port).collect();
+        let mut ports: BTreeSet<i32> = service_ports()
+            .iter()
+            .filter(|p| p.protocol == protocol.unwrap_or_default())
+            .map(|p| p.port)
+            .collect();
         if !all {
             ports.pop_first().filter(|only| ports.is_empty() && ports.insert(*only));
         }

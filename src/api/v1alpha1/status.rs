@@ -171,7 +171,7 @@ pub struct ContainmentStatus {
     /// Digest of the egress policy that the Pod was made with. The gateway held it, or a newer one, when the gate passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_digest: Option<String>,
-    /// What must not be reachable, and what was found.
+    /// What was looked at, and what was found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<ContainmentCheck>,
 }
@@ -180,7 +180,7 @@ pub struct ContainmentStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainmentCheck {
-    /// One word, such as Canary, ApiServer, Metadata, ClusterDns.
+    /// Canary, ApiServer, Metadata, ClusterDnsTcp, ClusterDnsUdp: what must not be reachable. Gateway: what must be.
     pub name: String,
     /// What was found.
     pub result: CheckResult,
@@ -198,6 +198,8 @@ pub enum CheckResult {
     Open,
     /// It could not be told; which counts as open.
     Inconclusive,
+    /// The gateway confirmed the policy, as it must.
+    Confirmed,
 }
 
 /// Egress by name in numbers, as the sidecar counted.
