@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{controller, crds, render, sidecar};
+use crate::{controller, crds, install_check, render, sidecar};
 
 /// Runs AI agents, each contained in a Pod of its own.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ pub enum Command {
     CheckReady,
     /// Print the objects of an AgentSandbox, or why it is refused, without a cluster.
     Render(render::Options),
+    /// Say whether the operator's Services are ready, inside a Pod of their namespace.
+    CheckInstall(install_check::Options),
     /// Print the custom resource definitions.
     Crds(crds::Options),
 }
@@ -40,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Sidecar(options) => outcome(sidecar::run(options)),
         Command::CheckReady => sidecar::check_ready(),
         Command::Render(options) => render::run(&options),
+        Command::CheckInstall(options) => install_check::run(&options),
         Command::Crds(options) => crds::run(&options).unwrap_or_else(|error| failed(&error)),
     }
 }

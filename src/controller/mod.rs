@@ -38,4 +38,4 @@ mod run;
 mod status;
 
 pub use error::Error;
-pub use run::{Options, RunError, run};
+pub use run::{Options, RunError, duration, run};

@@ -111,7 +111,8 @@ pub enum RunError {
     Stopped,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A duration of the command line.
+pub fn duration(text: &str) -> Result<Duration, String> {
     crate::api::v1alpha1::GoDuration::from_text(text).parse().map_err(|error| error.to_string())
 }
 
