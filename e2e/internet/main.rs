@@ -59,6 +59,12 @@ struct Options {
     /// Further names in the HTTPS certificate.
     #[arg(long, default_values_t = [String::from("*.asbx.test"), String::from("*.wild.asbx.test"), String::from("asbx.test")])]
     name: Vec<String>,
+    /// Folder of files that the web servers have; every other path is answered with a greeting.
+    #[arg(long)]
+    files: Option<PathBuf>,
+    /// A Redis server on the first address, where the machine has the program.
+    #[arg(long)]
+    redis: bool,
     /// End when standard input closes, so that the servers never outlive the tests that started them.
     #[arg(long)]
     while_stdin_open: bool,
@@ -78,6 +84,8 @@ async fn main() -> ExitCode {
 
 async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let tls = acceptor(&options)?;
+    let files: Option<Arc<Path>> = options.files.clone().map(Into::into);
+    let _redis = options.redis.then(|| redis(&options)).transpose()?;
     let zone = Arc::new(dns::Zone::default());
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     for address in &options.addresses {
@@ -92,9 +100,12 @@ async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         let udp = UdpSocket::bind(SocketAddr::new(*address, UDP_ECHO)).await?;
         tokio::spawn(echo_datagrams(udp));
         tokio::spawn(accept(echo, Arc::clone(&slots), echo_stream));
-        tokio::spawn(accept(http, Arc::clone(&slots), answer_plain));
-        let tls = tls.clone();
-        tokio::spawn(accept(https, Arc::clone(&slots), move |stream| answer_tls(stream, tls.clone())));
+        let plain = files.clone();
+        tokio::spawn(accept(http, Arc::clone(&slots), move |stream| answer_plain(stream, plain.clone())));
+        let (tls, files) = (tls.clone(), files.clone());
+        tokio::spawn(accept(https, Arc::clone(&slots), move |stream| {
+            answer_tls(stream, tls.clone(), files.clone())
+        }));
     }
     let ready = options.state_dir.join(&options.ready_file);
     let facts = serde_json::json!({ "pid": std::process::id(), "addresses": options.addresses });
@@ -183,16 +194,50 @@ async fn echo_datagrams(socket: UdpSocket) {
     }
 }
 
-async fn answer_plain(stream: TcpStream) -> std::io::Result<()> {
-    let address = stream.local_addr()?.ip();
-    answer(stream, address, "-").await
+/// Starts a Redis server that ends with this program.
+fn redis(options: &Options) -> std::io::Result<tokio::process::Child> {
+    let address = options.addresses.first().map(ToString::to_string).unwrap_or_default();
+    tokio::process::Command::new("redis-server")
+        .args([
+            "--bind",
+            &address,
+            "--port",
+            "6379",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--protected-mode",
+            "no",
+        ])
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
 }
 
-async fn answer_tls(stream: TcpStream, tls: TlsAcceptor) -> std::io::Result<()> {
+/// The file that `path` names, if it is one below `root`.
+async fn file(root: Option<&Path>, path: &str) -> Option<Vec<u8>> {
+    let path = path.split('?').next()?.trim_start_matches('/').trim_end_matches('/');
+    if path.is_empty() || path.split('/').any(|part| part.starts_with("..")) {
+        return None;
+    }
+    let whole = root?.join(path.replace("%2f", "/"));
+    match tokio::fs::read(&whole).await {
+        Ok(data) => Some(data),
+        Err(_) => tokio::fs::read(whole.join("index.html")).await.ok(),
+    }
+}
+
+async fn answer_plain(stream: TcpStream, files: Option<Arc<Path>>) -> std::io::Result<()> {
+    let address = stream.local_addr()?.ip();
+    answer(stream, address, "-", files.as_deref()).await
+}
+
+async fn answer_tls(stream: TcpStream, tls: TlsAcceptor, files: Option<Arc<Path>>) -> std::io::Result<()> {
     let address = stream.local_addr()?.ip();
     let stream = tls.accept(stream).await?;
     let name = stream.get_ref().1.server_name().unwrap_or("-").to_owned();
-    answer(stream, address, &name).await
+    answer(stream, address, &name, files.as_deref()).await
 }
 
 /// Answers every request with `hello from ADDRESS host=HOST sni=NAME path=PATH`, until the peer closes or says so. A body
@@ -201,6 +246,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     address: IpAddr,
     name: &str,
+    files: Option<&Path>,
 ) -> std::io::Result<()> {
     let mut buffer = Vec::new();
     loop {
@@ -223,13 +269,23 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         let close = line("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let host = line("host").unwrap_or_else(|| "-".to_owned());
         let path = head.split(' ').nth(1).unwrap_or("-");
-        let body = format!("hello from {address} host={host} sni={name} path={path}\n");
+        let found = file(files, path).await;
+        // Git asks for what it need not have and takes a greeting for it.
+        let (code, body) = match found {
+            Some(data) => ("200 OK", data),
+            None if path.starts_with("/repo.git/") => ("404 Not Found", Vec::new()),
+            None => {
+                ("200 OK", format!("hello from {address} host={host} sni={name} path={path}\n").into_bytes())
+            }
+        };
+        let kind = if path.starts_with("/simple/") { "text/html" } else { "text/plain" };
         let text = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: {}\r\n\r\n{body}",
+            "HTTP/1.1 {code}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: {}\r\n\r\n",
             body.len(),
             if close { "close" } else { "keep-alive" },
         );
         stream.write_all(text.as_bytes()).await?;
+        stream.write_all(&body).await?;
         stream.flush().await?;
         if close {
             return stream.shutdown().await;
