@@ -1,6 +1,7 @@
 //! What one sandbox may reach by name.
 use super::{
-    Accepted, AppProtocol, Decision, HostName, HostRule, PolicyError, Reason, bytes_of_limits, digest,
+    Accepted, AppProtocol, Decision, HostName, HostRule, PolicyError, PolicyWarning, Reason, bytes_of_limits,
+    digest,
 };
 use crate::{api::v1alpha1::Network, egress::wire::AllowedHost};
 
@@ -55,6 +56,19 @@ impl EffectivePolicy {
     pub fn allowed_hosts(&self) -> Vec<AllowedHost> {
         let host = |r: &HostRule| AllowedHost { pattern: r.pattern.to_string(), ports: r.ports.clone() };
         self.rules.iter().map(host).collect()
+    }
+
+    /// What in the rules is allowed and seldom meant.
+    pub fn warnings(&self) -> Vec<PolicyWarning> {
+        let wide = self.rules.iter().filter(|rule| rule.pattern.is_public_suffix());
+        let warning = |rule: &HostRule| PolicyWarning {
+            field: format!("spec.network.egress[{}].host", rule.index),
+            message: format!(
+                "`{}` means every name under a public suffix, which anybody may register; list the names that are needed",
+                rule.pattern
+            ),
+        };
+        wide.map(warning).collect()
     }
 
     /// Whether a connection to `name` and `port` may be opened at all.
