@@ -9,6 +9,7 @@ use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 
 use super::backoff::Backoff;
+use super::crash::Crash;
 use super::error::Error;
 use super::lease::Fence;
 use super::pod::SlimPod;
@@ -45,12 +46,18 @@ pub struct Context {
     pub backoff: Backoff,
     /// Statuses that the watch may not have brought yet.
     pub memory: Memory,
+    /// Fault injection.
+    pub crash: Crash,
 }
 
 impl Context {
     /// Whether this process may write; asked before every write.
     pub fn may_write(&self) -> Result<(), Error> {
-        if self.fence.holds() { Ok(()) } else { Err(Error::NotLeader) }
+        if !self.fence.holds() {
+            return Err(Error::NotLeader);
+        }
+        self.crash.before_write();
+        Ok(())
     }
 }
 

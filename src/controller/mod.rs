@@ -16,6 +16,7 @@ mod apply;
 mod backoff;
 mod conditions;
 mod context;
+mod crash;
 mod ending;
 mod error;
 mod field_managers;

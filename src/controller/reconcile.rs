@@ -80,7 +80,7 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
     let work = Work { context, sandbox, identity: &identity, before: &before, seen: &seen };
     let done = Box::pin(work.apply(judged)).await?;
     let status = status::next(&before, &done.inputs(sandbox, &identity));
-    if status != before {
+    if status::worth_writing(&before, &status) {
         work.write(&status).await?;
     }
     if holds(&status.conditions, FINISHED) == Some(true) {
