@@ -171,7 +171,7 @@ fn a_sandbox_of_a_cluster_is_answered_for() {
     for more in [&[][..], &["-n", "team-a"], &["--context", "else", "--namespace", "team-a"]] {
         let ran = cluster.explain(program, &[&["fix", "--to", "https://api.example"], more].concat());
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
-        assert!(ran.out.contains("in force:   yes"), "{}", ran.out);
+        assert!(ran.out.contains("in force:    yes"), "{}", ran.out);
     }
     let ran = cluster.explain(program, &["fix", "--to", "https://evil.example"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
@@ -189,7 +189,7 @@ fn a_change_that_is_not_in_force_yet_is_said() {
     let ran = Cluster::with(&object)
         .explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["fix", "--to", "https://api.example"]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert!(ran.out.contains("in force:   not yet: status.policyDigest is sha256:"), "{}", ran.out);
+    assert!(ran.out.contains("in force:    not yet: status.policyDigest is sha256:"), "{}", ran.out);
 }
 
 /// kubectl runs the file of that name that it finds, with the rest of its arguments.
@@ -200,7 +200,7 @@ fn as_a_plugin_of_kubectl_it_is_the_same_program() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_agentsandbox"), &plugin).unwrap();
     let ran = cluster.explain(&plugin, &["fix", "--to", "https://api.example"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
-    assert!(ran.out.contains("in force:   not yet: the sandbox has no status.policyDigest"), "{}", ran.out);
+    assert!(ran.out.contains("in force:    not yet: the sandbox has no status.policyDigest"), "{}", ran.out);
     let help = cluster.explain(&plugin, &["--help"]);
     assert!(help.out.contains("Usage: kubectl agentsandbox explain"), "{}", help.out);
 }

@@ -32,7 +32,7 @@ impl Answer {
     /// Adds a line.
     pub(super) fn say(&mut self, what: &str, text: &str) {
         // Writing to a String never fails.
-        let _ = writeln!(self.text, "  {:<11} {text}", format!("{what}:"));
+        let _ = writeln!(self.text, "  {:<12} {text}", format!("{what}:"));
     }
 }
 
@@ -262,7 +262,7 @@ mod tests {
             let answer = told(&rules, to, &[]);
             assert_eq!(answer.allowed, allowed, "{}", answer.text);
             assert_eq!(answer.text.contains(": allowed\n"), allowed, "{}", answer.text);
-            for part in parts.iter().chain(&["  policy:     sha256:"]) {
+            for part in parts.iter().chain(&["  policy:      sha256:"]) {
                 assert!(answer.text.contains(part), "{to}: {part} in {}", answer.text);
             }
         }

@@ -47,6 +47,19 @@ async fn read(name: &str, namespace: Option<&str>, context: Option<String>) -> R
     api.get(name).await.map_err(|error| format!("{}/{}: {error}", shown(&namespace), shown(name)))
 }
 
+/// What the operator found of the way to the gateway, and whether the Pod was contained when it was measured; also the
+/// administrator's exceptions, where it names them.
+pub(super) fn conditions(sandbox: &AgentSandbox) -> Vec<(String, String)> {
+    let all = sandbox.status.iter().flat_map(|status| &status.conditions);
+    let ours = all.filter(|condition| ["EgressReady", "Contained"].contains(&condition.type_.as_str()));
+    ours.map(|c| (c.type_.clone(), format!("{}, {}: {}", c.status, c.reason, line(&c.message)))).collect()
+}
+
+/// `text` on one line, without what could forge a terminal's output.
+fn line(text: &str) -> String {
+    text.chars().take(400).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// Whether the spec that was explained is the one that the operator keeps.
 pub(super) fn in_force(sandbox: &AgentSandbox) -> String {
     let kept = sandbox.status.as_ref().and_then(|status| status.policy_digest.as_deref());
@@ -80,5 +93,9 @@ mod tests {
         assert!(in_force(&sandbox(json!({"policyDigest": digest(None)}))).starts_with("yes"));
         assert!(in_force(&sandbox(json!({"policyDigest": "sha256:0"}))).contains("is sha256:0;"));
         assert!(in_force(&sandbox(json!({}))).contains("has no status.policyDigest"));
+        let condition = |kind: &str, message: &str| json!({"type": kind, "status": "True", "reason": "R", "message": message, "lastTransitionTime": "2026-11-01T00:00:00Z"});
+        let status = json!({"conditions": [condition("Ready", "a"), condition("EgressReady", "also\n203.0.113.0/24")]});
+        let told = ("EgressReady".to_owned(), "True, R: also 203.0.113.0/24".to_owned());
+        assert_eq!(conditions(&sandbox(status)), [told]);
     }
 }

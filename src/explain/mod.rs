@@ -41,9 +41,10 @@ pub struct Options {
     /// Context of the kubeconfig.
     #[arg(long, conflicts_with = "file")]
     pub context: Option<String>,
-    /// Where to: <https://host>, <https://host:8443/path>, <http://host/path>, <tcp://host:22>, <udp://198.51.100.7:53>,
-    /// or host:port for whether it may be connected to at all. The host may be an address.
+    /// Where to: https://host, https://host:8443/path, http://host/path, tcp://host:22, udp://198.51.100.7:53, or
+    /// host:port for whether it may be connected to at all. The host may be an address.
     #[arg(long, value_name = "TARGET")]
+    #[allow(rustdoc::bare_urls, reason = "the text is the command's help")]
     pub to: String,
     /// Method of a plain HTTP request.
     #[arg(long, default_value = "GET")]
@@ -96,6 +97,9 @@ fn explain(options: &Options) -> Result<Answer, String> {
             let sandbox = live::sandbox(name, options.namespace.as_deref(), options.context.clone())?;
             let mut answer = answer(&sandbox, &target, &addresses, &options.address);
             answer.say("in force", &live::in_force(&sandbox));
+            for (condition, text) in live::conditions(&sandbox) {
+                answer.say(&condition, &text);
+            }
             Ok(answer)
         }
         (None, None) => Err("name a sandbox, or a file with --file".to_owned()),

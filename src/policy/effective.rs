@@ -94,7 +94,7 @@ impl EffectivePolicy {
     }
 
     /// Whether a plain HTTP request may be sent. `path` is the path of its target, with or without the query, as it was
-    /// written; in absolute form without scheme and authority.
+    /// written: of an absolute form what stands behind the authority, and `/` where nothing does.
     pub fn decide_http(&self, name: &HostName, port: u16, method: &str, path: &str) -> Decision {
         self.judge(name, port, |accepted| match accepted {
             Accepted::Tls { .. } => Err(Reason::ProtocolNotAllowed),
