@@ -107,7 +107,7 @@ where
         // The runtime's threads belong to the test that started it: what they print is not shown with this one.
         let text =
             panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
-        eprintln!("\n{name}: {}", text.unwrap_or("it panicked without a text"));
+        eprintln!("\n{name}: {}", said.unwrap_or("it panicked without a text"));
         diagnostics::print(&test).await;
     }
     if failure.is_none() || environment().clean_always() {
