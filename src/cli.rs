@@ -3,7 +3,11 @@ use std::{path::Path, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+<<<<<<< HEAD
 use crate::{controller, crds, explain, render, sidecar};
+=======
+use crate::{controller, crds, install_check, render, sidecar};
+>>>>>>> operator
 
 /// Runs AI agents, each contained in a Pod of its own.
 #[derive(Debug, Parser)]
@@ -25,8 +29,13 @@ pub enum Command {
     CheckReady,
     /// Print the objects of an AgentSandbox, or why it is refused, without a cluster.
     Render(render::Options),
+<<<<<<< HEAD
     /// Say which rule of an AgentSandbox allows or refuses an endpoint, and why; of a file, or of one in the cluster.
     Explain(explain::Options),
+=======
+    /// Say whether the operator's Services are ready, inside a Pod of their namespace.
+    CheckInstall(install_check::Options),
+>>>>>>> operator
     /// Print the custom resource definitions.
     Crds(crds::Options),
 }
@@ -42,7 +51,11 @@ pub fn main() -> ExitCode {
         Command::Sidecar(options) => outcome(sidecar::run(options)),
         Command::CheckReady => sidecar::check_ready(),
         Command::Render(options) => render::run(&options),
+<<<<<<< HEAD
         Command::Explain(options) => explain::run(&options),
+=======
+        Command::CheckInstall(options) => install_check::run(&options),
+>>>>>>> operator
         Command::Crds(options) => crds::run(&options).unwrap_or_else(|error| failed(&error)),
     }
 }

@@ -11,6 +11,7 @@ pub mod crds;
 pub mod egress;
 pub mod explain;
 pub mod init;
+pub mod install_check;
 pub mod plan;
 pub mod policy;
 pub mod render;

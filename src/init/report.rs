@@ -60,6 +60,9 @@ pub struct TerminationReport {
     pub user_namespace: bool,
     /// Records handed to the sidecar.
     pub records: i64,
+    /// Egress in numbers, as the sidecar told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<crate::egress::wire::EgressSummary>,
 }
 
 impl Default for TerminationReport {
@@ -78,6 +81,7 @@ impl Default for TerminationReport {
             landlock_abi: 0,
             user_namespace: false,
             records: 0,
+            egress: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     api::v1alpha1::{AgentSandbox, GROUP, VERSION},
-    plan::{self, Observed, ObservedPort, ObservedService, Settings},
+    plan::{self, GatewaySettings, Observed, ObservedPort, ObservedService, Settings},
     policy::EffectivePolicy,
 };
 
@@ -41,6 +41,12 @@ pub struct Options {
     /// Whether nodes can run Pods in user namespaces.
     #[arg(long)]
     pub user_namespaces: bool,
+    /// Namespace of the operator, and so of its egress gateway.
+    #[arg(long, value_name = "NAMESPACE", default_value = "agentsandbox-system")]
+    pub operator_namespace: String,
+    /// Show what an operator without an egress gateway would say: rules that name a host are refused.
+    #[arg(long)]
+    pub without_gateway: bool,
 }
 
 /// Prints the objects. Exit code 0: printed; 1: refused, with every refusal on standard error; 2: unreadable.
@@ -119,10 +125,17 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
     if sandboxes.is_empty() {
         return Err("no AgentSandbox in the input".to_owned());
     }
+    // Where the gateway is, and which certificates it has, only a cluster knows.
+    let gateway = (!options.without_gateway).then(|| GatewaySettings {
+        namespace: options.operator_namespace.clone(),
+        reachable_cidrs: Vec::new(),
+        reach: None,
+    });
     let settings = Settings {
         image: options.image.clone(),
         reserved_cidrs: options.reserved_cidr.clone(),
         user_namespaces: options.user_namespaces,
+        gateway,
         ..Settings::default()
     };
     let mut rendered = Rendered::default();
@@ -167,6 +180,11 @@ fn one(
         rendered
             .yaml
             .push_str("# The uid is a placeholder: names and labels differ where the API server gave one.\n");
+    }
+    if settings.gateway.is_some() {
+        rendered.yaml.push_str(
+            "# In a cluster the sidecar is also told where the egress gateway is and what its start gate looks at.\n",
+        );
     }
     for yaml in [serde_saphyr::to_string(&objects.policy), serde_saphyr::to_string(&objects.pod)] {
         rendered.yaml.push_str("---\n");
