@@ -18,7 +18,7 @@ use k8s_openapi::{
 };
 
 pub use observed::{Foreign, Observed, ObservedPort, ObservedService};
-pub use settings::Settings;
+pub use settings::{GatewayReach, GatewaySettings, METADATA, Settings, gateway_name};
 pub use validate::{
     Destination, Refusal, ValidatedMount, ValidatedRule, ValidatedSandbox, names_of_services, reason,
     validate,

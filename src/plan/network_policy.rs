@@ -29,13 +29,15 @@ pub(super) fn build(sandbox: &ValidatedSandbox) -> NetworkPolicy {
             }),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(Vec::new()),
-            egress: Some(sandbox.egress().iter().map(rule).collect()),
+            egress: Some(sandbox.egress().iter().filter_map(rule).collect()),
         }),
     }
 }
 
-/// Both lists of a rule are never empty: an empty one means "everything", and `validate` refuses it.
-fn rule(rule: &ValidatedRule) -> NetworkPolicyEgressRule {
+/// Nothing for a host rule, which the egress gateway keeps. Both lists of a rule are never empty: an empty one means
+/// "everything", and `validate` refuses it.
+fn rule(rule: &ValidatedRule) -> Option<NetworkPolicyEgressRule> {
+    let to = vec![peer(&rule.destination)?];
     let protocol = match rule.protocol {
         Protocol::TCP => "TCP",
         Protocol::UDP => "UDP",
@@ -45,11 +47,12 @@ fn rule(rule: &ValidatedRule) -> NetworkPolicyEgressRule {
         protocol: Some(protocol.to_owned()),
         end_port: None,
     });
-    NetworkPolicyEgressRule { ports: Some(ports.collect()), to: Some(vec![peer(&rule.destination)]) }
+    Some(NetworkPolicyEgressRule { ports: Some(ports.collect()), to: Some(to) })
 }
 
-fn peer(destination: &Destination) -> NetworkPolicyPeer {
-    match destination {
+fn peer(destination: &Destination) -> Option<NetworkPolicyPeer> {
+    Some(match destination {
+        Destination::Host(_) => return None,
         Destination::Network(network) => NetworkPolicyPeer {
             ip_block: Some(IPBlock { cidr: network.to_string(), except: None }),
             ..NetworkPolicyPeer::default()
@@ -65,5 +68,5 @@ fn peer(destination: &Destination) -> NetworkPolicyPeer {
             }),
             ip_block: None,
         },
-    }
+    })
 }

@@ -1,5 +1,8 @@
 //! What the operator was told at its start that the objects depend on.
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -20,6 +23,45 @@ pub struct Settings {
     pub priority_class: Option<String>,
     /// Added to the kubelet's own deadline, so that it is only the backstop of the others.
     pub startup_slack: Duration,
+    /// The egress gateway; without one no rule may name a host.
+    pub gateway: Option<GatewaySettings>,
+}
+
+/// The egress gateway, the only way to what a `host` rule names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// Namespace of its Pods: the operator's own. What policies open depends on it alone.
+    pub namespace: String,
+    /// Networks that a name may resolve to though the gateway refuses them by itself: the administrator's exceptions.
+    pub reachable_cidrs: Vec<IpNet>,
+    /// How a sidecar reaches it. Unknown until the operator has found it: no Pod may be made before, since its
+    /// sidecar would not start.
+    pub reach: Option<GatewayReach>,
+}
+
+/// How a sidecar reaches the gateway, and what its start gate must find closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayReach {
+    /// Cluster IP and port of its Service.
+    pub address: SocketAddr,
+    /// Name in its certificate.
+    pub server_name: String,
+    /// Certificates of the authorities that may have signed that certificate, PEM.
+    pub authorities: String,
+    /// The API server, as Pods reach it.
+    pub api_server: SocketAddr,
+    /// The cluster's DNS, where it has one.
+    pub dns: Option<SocketAddr>,
+    /// The cloud's metadata service.
+    pub metadata: SocketAddr,
+}
+
+/// Where clouds have their metadata service.
+pub const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
+
+/// Name of the gateway in `namespace` in its certificate.
+pub fn gateway_name(namespace: &str) -> String {
+    format!("agentsandbox-gateway.{namespace}.svc")
 }
 
 impl Default for Settings {
@@ -32,6 +74,7 @@ impl Default for Settings {
             user_namespaces: false,
             priority_class: None,
             startup_slack: Duration::from_secs(30),
+            gateway: None,
         }
     }
 }

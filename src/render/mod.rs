@@ -179,7 +179,7 @@ fn named_service(text: &str, sandbox: &AgentSandbox) -> Result<((String, String)
         let port = |port: &i32| ObservedPort {
             port: *port,
             target: IntOrString::Int(*port),
-            protocol: rule.protocol,
+            protocol: rule.protocol.unwrap_or_default(),
         };
         rule.ports.iter().map(port)
     });

@@ -201,11 +201,12 @@ fn one_mount(
 }
 
 fn network() -> impl Strategy<Value = Network> {
-    collection::vec(prop_oneof![cidr_rule(), service_rule()], 0..6).prop_map(|egress| Network { egress })
+    collection::vec(prop_oneof![cidr_rule(), service_rule()], 0..6)
+        .prop_map(|egress| Network { egress, ..Network::default() })
 }
 
-fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP)]
+fn protocol() -> impl Strategy<Value = Option<Protocol>> {
+    prop_oneof![Just(None), Just(Some(Protocol::TCP)), Just(Some(Protocol::UDP))]
 }
 
 /// Networks that hold nothing reserved: their first octet says so, and no prefix is shorter.
@@ -228,8 +229,11 @@ fn cidr_rule() -> impl Strategy<Value = EgressRule> {
 
 fn service_rule() -> impl Strategy<Value = EgressRule> {
     (any::<bool>(), protocol(), any::<bool>()).prop_map(|(own, protocol, all)| {
-        let mut ports: BTreeSet<i32> =
-            service_ports().iter().filter(|p| p.protocol == protocol).map(|p| p.port).collect();
+        let mut ports: BTreeSet<i32> = service_ports()
+            .iter()
+            .filter(|p| p.protocol == protocol.unwrap_or_default())
+            .map(|p| p.port)
+            .collect();
         if !all {
             ports.pop_first().filter(|only| ports.is_empty() && ports.insert(*only));
         }

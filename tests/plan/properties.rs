@@ -67,7 +67,8 @@ fn asked_for(mount: &Mount) -> Value {
 }
 
 fn expected_rule(rule: &EgressRule, own_namespace: &str) -> Value {
-    let protocol = match rule.protocol {
+    let asked_protocol = rule.protocol.unwrap_or_default();
+    let protocol = match asked_protocol {
         Protocol::TCP => "TCP",
         Protocol::UDP => "UDP",
     };
@@ -81,7 +82,11 @@ fn expected_rule(rule: &EgressRule, own_namespace: &str) -> Value {
     // The one in the sandbox's own namespace hides the shared one where both are in one.
     let app = if namespace == own_namespace { "own" } else { "shared" };
     let target = |wanted: &i32| {
-        service_ports().into_iter().find(|p| p.port == *wanted && p.protocol == rule.protocol).unwrap().target
+        service_ports()
+            .into_iter()
+            .find(|p| p.port == *wanted && p.protocol == asked_protocol)
+            .unwrap()
+            .target
     };
     let ports: Vec<Value> =
         rule.ports.iter().map(|p| port(serde_json::to_value(target(p)).unwrap())).collect();

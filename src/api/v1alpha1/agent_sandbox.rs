@@ -6,7 +6,8 @@ use super::{AgentSandboxStatus, EnvVar, Filesystem, GoDuration, Isolation, Netwo
 
 /// One contained agent: what it runs, what it may read, write and reach, how long and with how much.
 ///
-/// Everything but `timeout` (which may be lowered), `ttlAfterFinished` and `network` is fixed at creation.
+/// Everything but `timeout` (which may be lowered), `ttlAfterFinished` and the rules and limits of `network` is fixed at
+/// creation.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "agentsandbox.dev",
@@ -45,6 +46,7 @@ use super::{AgentSandboxStatus, EnvVar, Filesystem, GoDuration, Isolation, Netwo
     validation = Rule::new("self.resources == oldSelf.resources").message("resources is immutable; create a new AgentSandbox instead"),
     validation = Rule::new("self.startupTimeout == oldSelf.startupTimeout").message("startupTimeout is immutable; create a new AgentSandbox instead"),
     validation = Rule::new("duration(self.timeout) <= duration(oldSelf.timeout)").message("timeout may only be lowered; create a new AgentSandbox for a longer task"),
+    validation = Rule::new("(has(self.network) && has(self.network.proxyEnvironment) && self.network.proxyEnvironment) == (has(oldSelf.network) && has(oldSelf.network.proxyEnvironment) && oldSelf.network.proxyEnvironment)").message("network.proxyEnvironment is immutable; create a new AgentSandbox instead"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentSandboxSpec {

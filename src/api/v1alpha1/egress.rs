@@ -11,17 +11,44 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub egress: Vec<EgressRule>,
+    /// Limits of what the egress gateway carries in all. May change while the agent runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<NetworkLimits>,
+    /// Whether the agent's environment names the sidecar's proxies (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+    /// Seldom needed: programs reach allowed names without it. Fixed at creation.
+    #[serde(default)]
+    pub proxy_environment: bool,
+}
+
+/// Limits of what the egress gateway carries in all.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkLimits {
+    /// Bytes that the agent may exchange with all hosts together, both ways, such as `500Mi`; at least `1Ki`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?([KMGTP]i|[kMGTP])?$') && quantity(self).compareTo(quantity('1Ki')) >= 0").message("limits.egressBytes must be a quantity of at least 1Ki, such as 500Mi"))]
+    pub egress_bytes: Option<String>,
 }
 
 /// One endpoint: exactly one of `host`, `cidr` and `service`, and its ports.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("[has(self.host), has(self.cidr), has(self.service)].filter(x, x).size() == 1").message("an egress rule needs exactly one of host, cidr and service"))]
+#[x_kube(
+    validation = Rule::new("[has(self.host), has(self.cidr), has(self.service)].filter(x, x).size() == 1").message("an egress rule needs exactly one of host, cidr and service"),
+    validation = Rule::new("!has(self.host) || !has(self.protocol) || self.protocol != 'UDP'").message("a host rule takes no UDP; leave protocol out for TLS and HTTP, write TCP for any other protocol, or write cidr"),
+    validation = Rule::new("has(self.host) || !has(self.http) && !has(self.tls)").message("http and tls are for host rules; leave them out, or write host"),
+    validation = Rule::new("!has(self.http) || !has(self.tls)").message("http is for plain HTTP and tls for TLS; write two rules, one with each"),
+    validation = Rule::new("!has(self.protocol) || !has(self.host) || !has(self.http) && !has(self.tls)").message("protocol TCP takes anything; leave it out, or leave http and tls out"),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressRule {
     /// Host name: `api.example`, `*.example` (one label) or `**.example` (any depth). Needs the egress gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
-    #[x_kube(validation = Rule::new("self.matches('^([*][*]?[.])?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?[.])*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$')").message("host must be a DNS name such as api.example, *.example or **.example; for addresses write cidr"))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([*][*]?[.])?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?[.])*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$')").message("host must be a DNS name such as api.example, *.example or **.example; for addresses write cidr"),
+        validation = Rule::new("!self.matches('(^|[.])([0-9]+|0[xX][^.]*)$')").message("host must not be an address or end in a number; for addresses write cidr"),
+    )]
     pub host: Option<String>,
     /// Network in CIDR notation without host bits, such as `198.51.100.0/24`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,9 +62,43 @@ pub struct EgressRule {
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = Rule::new("self.all(p, p >= 1 && p <= 65535)").message("ports must be from 1 to 65535"))]
     pub ports: Vec<i32>,
-    /// Transport protocol of the ports.
+    /// Transport protocol of the ports; without it TCP. For a host: without it TLS or plain HTTP, whose server name or
+    /// host must be the name that was asked for; `TCP` is any protocol, with nothing looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Only for a host: the rule takes plain HTTP only, and of it only this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpRule>,
+    /// Only for a host: the rule takes TLS only, in this way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsRule>,
+}
+
+/// Which requests of plain HTTP a rule takes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpRule {
+    /// Methods in upper case; none means every method.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 32)))]
+    #[x_kube(validation = Rule::new("self.all(m, m.matches('^[A-Z-]+$'))").message("http.methods must be in upper case, such as GET"))]
+    pub methods: Vec<String>,
+    /// Prefixes of the path by whole segments: `/v1` means `/v1` and `/v1/models`, not `/v10`. None means every path.
+    /// A request whose path servers may read in several ways (`..`, encoded slashes) is under no prefix.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 256)))]
+    #[x_kube(validation = Rule::new("self.all(p, p.matches('^/[A-Za-z0-9._~!$&*+,;=:@%/-]*$') && !p.contains('//'))").message("http.pathPrefixes must start with / and have no doubled slash, space, ? or #, such as /v1/models"))]
+    pub path_prefixes: Vec<String>,
+}
+
+/// How a rule takes TLS.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsRule {
+    /// Whether the client may encrypt the server name (ECH, RFC 9849), or send what looks like it (GREASE). The gateway
+    /// then cannot know that the name is the one that was asked for.
     #[serde(default)]
-    pub protocol: Protocol,
+    pub allow_encrypted_client_hello: bool,
 }
 
 /// Transport protocol.

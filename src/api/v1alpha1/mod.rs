@@ -11,7 +11,7 @@ mod status;
 
 pub use agent_sandbox::{AgentSandbox, AgentSandboxSpec, RunAs};
 pub use duration::{DurationError, GoDuration};
-pub use egress::{EgressRule, Network, Protocol, ServiceReference};
+pub use egress::{EgressRule, HttpRule, Network, NetworkLimits, Protocol, ServiceReference, TlsRule};
 pub use env::{EnvVar, EnvVarSource, KeySelector};
 pub use filesystem::{ClaimSource, EmptyDirSource, Filesystem, LandlockMode, Mount, NamedSource};
 pub use isolation::{Isolation, UserNamespaceMode};

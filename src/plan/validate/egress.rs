@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Refusals, reason, text::shown};
+use super::{Refusals, reason};
 use crate::{
     api::v1alpha1::{EgressRule, Network, Protocol, ServiceReference},
     plan::{Observed, Settings, names},
-    policy::reserved,
+    policy::{HostPattern, HostRule, bytes_of_limits, reserved, shown},
 };
 
 /// A rule that passed every check.
@@ -25,6 +25,8 @@ pub struct ValidatedRule {
 /// Where a rule leads to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Destination {
+    /// Names, which the egress gateway keeps: no `NetworkPolicy` knows them.
+    Host(HostPattern),
     /// A network without host bits.
     Network(IpNet),
     /// The Pods of a Service.
@@ -59,26 +61,28 @@ pub(super) fn check(
 ) -> Vec<ValidatedRule> {
     let rules = network.map_or(&[][..], |n| n.egress.as_slice());
     refusals.check(rules.len() <= 256, "spec.network.egress", "must be at most 256 rules");
+    if let Err(error) = bytes_of_limits(network.and_then(|n| n.limits.as_ref())) {
+        refusals.invalid(error.field, error.message);
+    }
     let mut valid = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
         let field = format!("spec.network.egress[{index}]");
-        check_ports(&rule.ports, &field, refusals);
-        let found = match (&rule.host, &rule.cidr, &rule.service) {
-            (Some(host), None, None) => {
-                refusals.add(
-                    reason::DOMAIN_EGRESS_UNAVAILABLE,
-                    format!("{field}.host"),
-                    format!("`{}`: host rules need the egress gateway, which this operator does not have; write cidr or service", shown(host)),
-                );
+        let found = match HostRule::parse(index, rule) {
+            Err(error) => {
+                refusals.invalid(error.field, error.message);
                 None
             }
-            (None, Some(cidr), None) => check_cidr(cidr, rule, settings, &field, refusals),
-            (None, None, Some(service)) => {
-                check_service(service, rule, own_namespace, observed, &field, refusals)
-            }
-            _ => {
-                refusals.invalid(&field, "an egress rule needs exactly one of host, cidr and service");
-                None
+            Ok(Some(rule)) => check_host(rule, settings, &field, refusals),
+            Ok(None) => {
+                check_ports(&rule.ports, &field, refusals);
+                match (&rule.cidr, &rule.service) {
+                    (Some(cidr), _) => check_cidr(cidr, rule, settings, &field, refusals),
+                    (None, Some(service)) => {
+                        check_service(service, rule, own_namespace, observed, &field, refusals)
+                    }
+                    // Refused by `HostRule::parse`.
+                    (None, None) => None,
+                }
             }
         };
         valid.extend(found);
@@ -93,6 +97,27 @@ fn check_ports(ports: &[i32], field: &str, refusals: &mut Refusals) {
         &format!("{field}.ports"),
         "must be 1 to 16 ports from 1 to 65535, such as [443]",
     );
+}
+
+fn check_host(
+    rule: HostRule,
+    settings: &Settings,
+    field: &str,
+    refusals: &mut Refusals,
+) -> Option<ValidatedRule> {
+    if settings.gateway.is_none() {
+        refusals.add(
+            reason::DOMAIN_EGRESS_UNAVAILABLE,
+            format!("{field}.host"),
+            format!("`{}`: host rules need the egress gateway, which this operator does not have; write cidr or service", shown(&rule.pattern.to_string())),
+        );
+        return None;
+    }
+    Some(ValidatedRule {
+        ports: rule.ports.iter().map(|port| IntOrString::Int(i32::from(*port))).collect(),
+        destination: Destination::Host(rule.pattern),
+        protocol: Protocol::TCP,
+    })
 }
 
 fn check_cidr(
@@ -134,7 +159,7 @@ fn check_cidr(
     Some(ValidatedRule {
         destination: Destination::Network(network),
         ports: rule.ports.iter().copied().map(IntOrString::Int).collect(),
-        protocol: rule.protocol,
+        protocol: rule.protocol.unwrap_or_default(),
     })
 }
 
@@ -172,20 +197,21 @@ fn check_service(
         );
         return None;
     }
+    let protocol = rule.protocol.unwrap_or_default();
     let mut ports = Vec::new();
     for wanted in &rule.ports {
-        match seen.ports.iter().find(|p| p.port == *wanted && p.protocol == rule.protocol) {
+        match seen.ports.iter().find(|p| p.port == *wanted && p.protocol == protocol) {
             Some(port) => ports.push(port.target.clone()),
             None => refusals.add(
                 reason::SERVICE_NOT_FOUND,
                 format!("{field}.ports"),
-                format!("the Service {full} has no {:?} port {wanted}; list its own ports", rule.protocol),
+                format!("the Service {full} has no {protocol:?} port {wanted}; list its own ports"),
             ),
         }
     }
     (!ports.is_empty()).then(|| ValidatedRule {
         destination: Destination::Pods { namespace: namespace.clone(), selector: seen.selector.clone() },
         ports,
-        protocol: rule.protocol,
+        protocol,
     })
 }

@@ -1,9 +1,9 @@
 //! Mounts.
-use super::{
-    Refusals, reason,
-    text::{object_name, shown},
+use super::{Refusals, reason, text::object_name};
+use crate::{
+    api::v1alpha1::{Filesystem, Mount, bytes_of},
+    policy::shown,
 };
-use crate::api::v1alpha1::{Filesystem, Mount, bytes_of};
 
 /// A mount that passed every check.
 #[derive(Debug, Clone, PartialEq, Eq)]

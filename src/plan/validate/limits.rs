@@ -54,7 +54,7 @@ fn time(
             None
         }
         Err(_) => {
-            let shown = super::text::shown(text.as_str());
+            let shown = crate::policy::shown(text.as_str());
             refusals
                 .invalid(field, format!("`{shown}` is not a duration; write it such as 30s, 5m or 1h30m"));
             None

@@ -21,7 +21,7 @@ use crate::{
 pub mod reason {
     /// The spec contradicts the schema.
     pub const INVALID_SPEC: &str = "InvalidSpec";
-    /// A rule names a host, and there is no egress gateway to keep it.
+    /// A rule names a host, and the operator has no egress gateway to keep it.
     pub const DOMAIN_EGRESS_UNAVAILABLE: &str = "DomainEgressUnavailable";
     /// A `cidr` overlaps addresses that no rule may open.
     pub const RESERVED_ADDRESS: &str = "ReservedAddress";

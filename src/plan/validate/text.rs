@@ -5,21 +5,11 @@ use super::{Refusals, reason};
 use crate::{
     api::v1alpha1::{AgentSandboxSpec, EnvVar, KeySelector},
     plan::names,
+    policy::shown,
 };
 
-/// Characters of the user's text that a message shows.
-const SHOWN: usize = 64;
 /// What is wrong with a user or a group.
 const IDS: &str = "must be from 1 to 65533 and not 65532 (the sidecar's); root is never allowed";
-
-/// `text` as a message may show it: cut, and without characters that could forge a log line or a terminal's output.
-pub(super) fn shown(text: &str) -> String {
-    let mut cut: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        cut.push_str("...");
-    }
-    cut
-}
 
 pub(super) fn check(spec: &AgentSandboxSpec, refusals: &mut Refusals) {
     let image = &spec.image;
