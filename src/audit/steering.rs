@@ -89,7 +89,9 @@ impl SandboxRecords {
             EgressEvent::RefusalsCounted { .. } => {
                 (6002, (99, "Count"), 2, "Refusals are counted without a record each")
             }
-            EgressEvent::ListenerFailed { .. } => (6002, (99, "Listen"), 2, "An allowed name cannot be served"),
+            EgressEvent::ListenerFailed { .. } => {
+                (6002, (99, "Listen"), 2, "An allowed name cannot be served")
+            }
             EgressEvent::BytesExceeded { .. } => (6002, (99, "Exhaust"), 3, "The egress bytes are used up"),
         };
         let status_code = match event {
@@ -125,7 +127,9 @@ mod tests {
             reason: "NoRule".into(),
         };
         let line = String::from_utf8(records.of_egress(7, &event).to_line().unwrap()).unwrap();
-        assert!(line.contains(r#""egress":{"ConnectionRefused":{"reason":"NoRule","target":"a.example:443""#));
+        assert!(
+            line.contains(r#""egress":{"ConnectionRefused":{"reason":"NoRule","target":"a.example:443""#)
+        );
         assert!(line.contains(r#""status_code":"NoRule""#) && line.contains(r#""type_uid":400105"#));
     }
 }

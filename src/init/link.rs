@@ -68,7 +68,7 @@ impl Link {
         }
         self.stream.write_all(&line)?;
         let answer = self.read_answer()?;
-        let Some(summary) = summary(&answer, id) else { return Err(LinkError::Answer(answer)) };
+        let summary = confirm(&answer, id)?;
         self.sent = id;
         Ok(summary)
     }
@@ -96,13 +96,16 @@ impl Link {
     }
 }
 
-/// What the answer to record `id` says; `None` for one that is no confirmation.
-fn summary(answer: &str, id: u64) -> Option<Option<EgressSummary>> {
-    let rest = answer.strip_prefix(&id.to_string())?;
-    if rest.is_empty() {
-        return Some(None);
+/// Whether `answer` confirms record `id`, and what it says more.
+fn confirm(answer: &str, id: u64) -> Result<Option<EgressSummary>, LinkError> {
+    let wrong = || LinkError::Answer(answer.to_owned());
+    match answer.strip_prefix(&id.to_string()).ok_or_else(wrong)? {
+        "" => Ok(None),
+        rest => {
+            let json = rest.strip_prefix(' ').ok_or_else(wrong)?;
+            serde_json::from_str(json).map(Some).map_err(|_| wrong())
+        }
     }
-    serde_json::from_str(rest.strip_prefix(' ')?).ok().map(Some)
 }
 
 impl AsFd for Link {
@@ -120,10 +123,10 @@ mod tests {
     fn a_confirmation_may_go_on_with_a_summary() {
         let counted = EgressSummary { allowed: 2, denied: 1, ..EgressSummary::default() };
         let json = serde_json::to_string(&counted).unwrap();
-        assert_eq!(summary("12", 12), Some(None));
-        assert_eq!(summary(&format!("12 {json}"), 12), Some(Some(counted)));
+        assert_eq!(confirm("12", 12).unwrap(), None);
+        assert_eq!(confirm(&format!("12 {json}"), 12).unwrap(), Some(counted));
         for wrong in ["1", "123", "12 ", "12{}", " 12", "12 x", "13"] {
-            assert_eq!(summary(wrong, 12), None, "{wrong}");
+            assert!(confirm(wrong, 12).is_err(), "{wrong}");
         }
     }
 }

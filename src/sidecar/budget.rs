@@ -61,6 +61,12 @@ impl Budget {
         let _ = spent.wait_for(|spent| *spent).await;
     }
 
+    /// Waits until bytes may be moved.
+    pub async fn refilled(&self) {
+        let mut spent = self.spent.subscribe();
+        let _ = spent.wait_for(|spent| !*spent).await;
+    }
+
     fn room(&self) -> u64 {
         self.limit.load(Ordering::Relaxed).saturating_sub(self.total())
     }
@@ -68,7 +74,9 @@ impl Budget {
     /// How many of `most` bytes may be moved, none where the limit is reached.
     fn grant(&self, most: usize) -> io::Result<usize> {
         match usize::try_from(self.room()).unwrap_or(usize::MAX).min(most) {
-            0 if most > 0 => Err(io::Error::new(io::ErrorKind::QuotaExceeded, "limits.egressBytes is reached")),
+            0 if most > 0 => {
+                Err(io::Error::new(io::ErrorKind::QuotaExceeded, "limits.egressBytes is reached"))
+            }
             granted => Ok(granted),
         }
     }

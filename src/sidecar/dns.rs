@@ -164,10 +164,7 @@ fn decide(question: &Query, reply: &mut Message, directory: &(dyn Directory + Se
         reply.add_answer(Record::from_rdata(question.name().clone(), TTL, RData::PTR(PTR(name))));
         return;
     }
-    let name = match HostName::parse(&asked) {
-        Ok(name) => name,
-        Err(_) => return refuse(&asked, "InvalidName"),
-    };
+    let Ok(name) = HostName::parse(&asked) else { return refuse(&asked, "InvalidName") };
     if let Err(reason) = directory.allows(&name) {
         return refuse(name.as_str(), &reason);
     }

@@ -40,7 +40,8 @@ impl Origin {
 
     /// Itself, unless the origin has ended it or said something that nobody asked for.
     pub fn still_there(mut self) -> Option<Self> {
-        let quiet = self.tunnel.reader.data().is_empty() && self.tunnel.reader.fill().now_or_never().is_none();
+        let quiet =
+            self.tunnel.reader.data().is_empty() && self.tunnel.reader.fill().now_or_never().is_none();
         let open = self.tunnel.watch.over().now_or_never().is_none();
         (quiet && open).then_some(self)
     }
@@ -60,14 +61,14 @@ pub async fn forward(
     let method = std::mem::take(&mut request.method);
     let head = request_head(&method, path, &mut request, origin.target(), framing);
     let mut begun = false;
-    let tunnel = &mut origin.tunnel;
+    let Tunnel { reader, writer, watch } = &mut origin.tunnel;
     let exchange = async {
         let sent = async {
-            tunnel.writer.write_all(&head).await?;
-            tunnel.writer.flush().await?;
-            http1::copy_body(&mut agent.reader, &mut tunnel.writer, framing).await
+            writer.write_all(&head).await?;
+            writer.flush().await?;
+            http1::copy_body(&mut agent.reader, writer, framing).await
         };
-        let answered = answer(&mut tunnel.reader, &mut agent.writer, &method, close, &mut begun);
+        let answered = answer(reader, &mut agent.writer, &method, close, &mut begun);
         tokio::pin!(sent, answered);
         // An origin may answer before it has the whole body: then neither connection can go on.
         let mut whole = false;
@@ -80,7 +81,7 @@ pub async fn forward(
     };
     let result = tokio::select! {
         result = exchange => result,
-        () = tunnel.watch.over() => Err(io::Error::other("the tunnel had to end")),
+        () = watch.over() => Err(io::Error::other("the tunnel had to end")),
     };
     match result {
         Ok(true) => Ok(Some(origin)),
@@ -89,7 +90,13 @@ pub async fn forward(
     }
 }
 
-fn request_head(method: &str, path: &str, request: &mut Request, target: &Target, framing: Framing) -> Vec<u8> {
+fn request_head(
+    method: &str,
+    path: &str,
+    request: &mut Request,
+    target: &Target,
+    framing: Framing,
+) -> Vec<u8> {
     request.fields.drop_hop_by_hop();
     request.fields.0.retain(|(name, _)| !name.eq_ignore_ascii_case("host"));
     let host = if target.port == 80 { target.name.to_string() } else { target.to_string() };
@@ -127,8 +134,7 @@ where
             && framing != Framing::UntilEnd
             && !response.fields.lists("connection", "close");
         response.fields.drop_hop_by_hop();
-        let mut head =
-            format!("HTTP/1.1 {:03} {}\r\n", response.status, response.reason).into_bytes();
+        let mut head = format!("HTTP/1.1 {:03} {}\r\n", response.status, response.reason).into_bytes();
         response.fields.write_to(&mut head);
         if framing == Framing::Chunked {
             head.extend_from_slice(b"Transfer-Encoding: chunked\r\n");

@@ -143,13 +143,14 @@ impl Gateways {
     /// the head of an answer of 200. Another gateway is tried until one has answered: before that nothing of the
     /// agent's has left.
     pub async fn request(&self, line: &str, host: &str, fields: &str) -> Result<Buffered<Wire>, Denial> {
-        let token = self
-            .token
-            .token()
-            .map_err(|error| denial("TokenUnavailable", format!("the Pod's token cannot be read: {error}")))?;
+        let token = self.token.token().map_err(|error| {
+            denial("TokenUnavailable", format!("the Pod's token cannot be read: {error}"))
+        })?;
         let head = format!("{line}\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n{fields}\r\n");
         let mut last = denial("GatewayUnreachable", "no egress gateway can be reached".to_owned());
-        while let Some(spare) = self.take_spare() {
+        // Not until there is none: others are made all the time.
+        for _ in 0..SPARES {
+            let Some(spare) = self.take_spare() else { break };
             // One that the gateway has closed meanwhile says nothing of the gateway.
             match ask(spare, head.as_bytes()).await {
                 Ok(answer) => return answer,
@@ -192,12 +193,11 @@ impl Gateways {
                 continue;
             }
             let address = self.candidates().into_iter().next().unwrap_or(self.service);
-            match Box::pin(self.connect(address)).await {
-                Ok(wire) => self.state().spares.push(Spare { wire, made: Instant::now() }),
-                Err(_) => {
-                    self.state().failed.insert(address, Instant::now());
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+            if let Ok(wire) = Box::pin(self.connect(address)).await {
+                self.state().spares.push(Spare { wire, made: Instant::now() });
+            } else {
+                self.state().failed.insert(address, Instant::now());
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }

@@ -132,7 +132,7 @@ impl Held {
     }
 
     /// Takes what the gateway told.
-    pub fn take(&self, update: PolicyUpdate) {
+    pub fn take(&self, update: &PolicyUpdate) {
         let now = Instant::now();
         let reached = |age_ms| now.checked_sub(Duration::from_millis(age_ms));
         let link = Link {
@@ -143,9 +143,9 @@ impl Held {
             trouble: String::new(),
         };
         self.link.send_replace(link);
-        let known = self.policy.borrow().as_ref().is_some_and(|policy| policy.is(&update));
+        let known = self.policy.borrow().as_ref().is_some_and(|policy| policy.is(update));
         if !known {
-            self.policy.send_replace(Some(Arc::new(Policy::of(&update))));
+            self.policy.send_replace(Some(Arc::new(Policy::of(update))));
         }
     }
 
@@ -184,9 +184,16 @@ pub(super) mod tests {
     fn ports_of_all_rules_add_up() {
         let policy = Policy::of(&update(
             1,
-            &[("a.example", &[443]), ("*.example", &[80]), ("a.example", &[22]), ("?", &[1]), ("b.example", &[])],
+            &[
+                ("a.example", &[443]),
+                ("*.example", &[80]),
+                ("a.example", &[22]),
+                ("?", &[1]),
+                ("b.example", &[]),
+            ],
         ));
-        let allowed = |text| policy.allowed(&name(text)).map(|a| (a.ports.into_iter().collect::<Vec<_>>(), a.exact));
+        let allowed =
+            |text| policy.allowed(&name(text)).map(|a| (a.ports.into_iter().collect::<Vec<_>>(), a.exact));
         assert_eq!(allowed("a.example"), Some((vec![22, 80, 443], true)));
         assert_eq!(allowed("b.example"), Some((vec![80], true)));
         assert_eq!(allowed("c.example"), Some((vec![80], false)));
@@ -199,10 +206,10 @@ pub(super) mod tests {
     fn the_last_policy_stays_when_the_gateway_goes() {
         let held = Held::default();
         let mut policies = held.policies();
-        held.take(update(1, &[("a.example", &[443])]));
+        held.take(&update(1, &[("a.example", &[443])]));
         assert!(policies.has_changed().unwrap());
         policies.mark_unchanged();
-        held.take(update(1, &[("a.example", &[443])]));
+        held.take(&update(1, &[("a.example", &[443])]));
         held.lose("gone");
         assert!(!policies.has_changed().unwrap());
         assert_eq!(held.policy().unwrap().generation, 1);

@@ -138,7 +138,10 @@ impl Fields {
 
     /// All values of `name`.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+        self.0
+            .iter()
+            .filter(move |(own, _)| own.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_slice())
     }
 
     /// Whether there is a field `name`.
@@ -219,9 +222,12 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &str> {
     std::str::from_utf8(value).unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
 }
 
-/// The parser accepts a lone line feed as the end of a line, and others do not.
+/// The parser accepts a lone line feed as the end of a line and empty lines before the first, and others do not.
 fn check_lines(head: &[u8]) -> Result<(), BadMessage> {
     let mut before = 0;
+    if head.starts_with(b"\r\n") {
+        return bad("an empty line before the head");
+    }
     for (index, byte) in head.iter().enumerate() {
         let after = head.get(index + 1).copied();
         match byte {
@@ -419,7 +425,14 @@ mod tests {
         let chunks = b"3;x=y\r\nabc\r\n0A\r\n0123456789\r\n0\r\nT: 1\r\n\r\nnext";
         let plain = b"3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n";
         assert_eq!(copied(chunks, Framing::Chunked).await.ok(), both(plain, b"next"));
-        for wrong in ["3\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n", "-1\r\n", "\r\n", "1000000000000000\r\n", "3 \r\nabc\r\n"] {
+        for wrong in [
+            "3\nabc\r\n0\r\n\r\n",
+            "3\r\nabcd\r\n",
+            "-1\r\n",
+            "\r\n",
+            "1000000000000000\r\n",
+            "3 \r\nabc\r\n",
+        ] {
             assert!(copied(wrong.as_bytes(), Framing::Chunked).await.is_err(), "{wrong:?}");
         }
     }

@@ -68,7 +68,7 @@ impl Ledger {
     pub fn query_refused(&self, name: &str, kind: &str, reason: &str) {
         let name = printable(name, 255);
         self.denied(&format!("{name} {reason}"));
-        self.limited(EgressEvent::QueryRefused { name, kind: kind.to_owned(), reason: reason.to_owned() });
+        self.limited(&EgressEvent::QueryRefused { name, kind: kind.to_owned(), reason: reason.to_owned() });
     }
 
     /// A connection to `target` (`name:port`) was refused by a decision.
@@ -79,7 +79,7 @@ impl Ledger {
 
     /// A connection to `target` could not be made, and nobody decided so.
     pub fn connection_failed(&self, target: &str, via: &str, reason: &str) {
-        self.limited(EgressEvent::ConnectionRefused {
+        self.limited(&EgressEvent::ConnectionRefused {
             target: printable(target, 262),
             via: via.to_owned(),
             reason: printable(reason, 64),
@@ -87,7 +87,7 @@ impl Ledger {
     }
 
     /// Records `event` unless there were many.
-    pub fn limited(&self, event: EgressEvent) {
+    pub fn limited(&self, event: &EgressEvent) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let before = if counts.window.elapsed() >= WINDOW { counts.begin() } else { 0 };
         let record = counts.in_window < IN_WINDOW && counts.in_all < IN_ALL;
@@ -100,7 +100,7 @@ impl Ledger {
         drop(counts);
         self.record_count(before);
         if record {
-            self.record(&event);
+            self.record(event);
         }
     }
 
@@ -169,7 +169,8 @@ impl Counts {
 /// `text` so that it is as long as JSON as it is here, and at most `most` long: it is the agent's, and goes to where
 /// room is short.
 pub fn printable(text: &str, most: usize) -> String {
-    let plain = |c: char| if (c.is_ascii_graphic() && !matches!(c, '"' | '\\')) || c == ' ' { c } else { '?' };
+    let plain =
+        |c: char| if (c.is_ascii_graphic() && !matches!(c, '"' | '\\')) || c == ' ' { c } else { '?' };
     text.chars().take(most).map(plain).collect()
 }
 

@@ -101,8 +101,7 @@ impl Listeners {
         let before = open.ports.len();
         open.ports.retain(|port, listener| ports.contains(port) && !listener.is_finished());
         open.failed.retain(|port| ports.contains(port));
-        let missing: Vec<u16> =
-            ports.iter().copied().filter(|port| !open.ports.contains_key(port)).collect();
+        let missing: Vec<u16> = ports.iter().copied().filter(|port| !open.ports.contains_key(port)).collect();
         state.count = state.count.saturating_sub(before - open.ports.len());
         for port in missing {
             let room = state.make_room(name);
@@ -119,7 +118,7 @@ impl Listeners {
                 }
                 Err(error) => {
                     if open.failed.insert(port) {
-                        self.ledger.limited(EgressEvent::ListenerFailed {
+                        self.ledger.limited(&EgressEvent::ListenerFailed {
                             name: name.to_string(),
                             address: address.to_string(),
                             detail: error.to_string(),
@@ -168,8 +167,7 @@ impl Directory for Listeners {
             NoAddress::TooMany => "TooManyNames",
             NoAddress::TooFast => "TooManyNewNames",
         })?;
-        let fresh =
-            || Open { address, asked: now, ports: BTreeMap::new(), failed: BTreeSet::new() };
+        let fresh = || Open { address, asked: now, ports: BTreeMap::new(), failed: BTreeSet::new() };
         state.open.entry(name.clone()).or_insert_with(fresh).asked = now;
         self.open(&mut state, name, &allowed.ports);
         Ok(address)

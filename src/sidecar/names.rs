@@ -33,7 +33,7 @@ pub struct Names {
     first: u32,
     addresses: HashMap<HostName, Ipv4Addr>,
     /// By address, from `first` on.
-    names: Vec<HostName>,
+    taken: Vec<HostName>,
     tokens: u32,
     refilled: Instant,
 }
@@ -44,7 +44,7 @@ impl Names {
         Self {
             first: first.to_bits(),
             addresses: HashMap::new(),
-            names: Vec::new(),
+            taken: Vec::new(),
             tokens: BURST,
             refilled: Instant::now(),
         }
@@ -53,7 +53,7 @@ impl Names {
     /// The name with this address.
     pub fn name(&self, address: Ipv4Addr) -> Option<&HostName> {
         let index = address.to_bits().checked_sub(self.first)?;
-        self.names.get(usize::try_from(index).ok()?)
+        self.taken.get(usize::try_from(index).ok()?)
     }
 
     /// The address of `name`; a new one if it has none. `exact` is for a name that a rule has as it is.
@@ -62,15 +62,15 @@ impl Names {
             return Ok(*address);
         }
         let most = if exact { MAX_NAMES } else { MAX_NAMES - RESERVED };
-        if self.names.len() >= most {
+        if self.taken.len() >= most {
             return Err(NoAddress::TooMany);
         }
         if !exact {
             self.spend(now)?;
         }
-        let index = u32::try_from(self.names.len()).map_err(|_| NoAddress::TooMany)?;
+        let index = u32::try_from(self.taken.len()).map_err(|_| NoAddress::TooMany)?;
         let address = Ipv4Addr::from_bits(self.first.saturating_add(index));
-        self.names.push(name.clone());
+        self.taken.push(name.clone());
         self.addresses.insert(name.clone(), address);
         Ok(address)
     }
@@ -128,11 +128,11 @@ mod tests {
             now += REFILL;
             index += 1;
         }
-        assert_eq!(names.names.len(), MAX_NAMES - RESERVED);
+        assert_eq!(names.taken.len(), MAX_NAMES - RESERVED);
         while names.address(&name(index), true, now) != Err(NoAddress::TooMany) {
             index += 1;
         }
-        assert_eq!(names.names.len(), MAX_NAMES);
+        assert_eq!(names.taken.len(), MAX_NAMES);
         let last = *names.addresses.get(&name(index - 1)).unwrap();
         assert!(last < Ipv4Addr::new(127, 128, 0, 0), "{last}");
     }

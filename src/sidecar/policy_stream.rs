@@ -45,7 +45,7 @@ async fn stream(gateways: &Gateways, held: &Held) -> String {
     loop {
         match timeout(SILENCE, stream.until(b"\n", MAX_UPDATE)).await {
             Ok(Ok(Some(line))) => match serde_json::from_slice::<PolicyUpdate>(&line) {
-                Ok(update) => held.take(update),
+                Ok(update) => held.take(&update),
                 Err(error) => return format!("the gateway's policy cannot be read: {error}"),
             },
             Ok(Ok(None)) => return "the gateway ended the policy stream".to_owned(),

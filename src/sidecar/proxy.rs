@@ -147,7 +147,9 @@ fn absolute(request: &Request) -> Result<(Target, String), Wrong> {
     let message = |text: &str| Wrong::Message(text.to_owned());
     let scheme = request.target.get(..7);
     if !scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://")) {
-        return Err(message("this is a proxy: requests for http:// in absolute form, for https:// by CONNECT"));
+        return Err(message(
+            "this is a proxy: requests for http:// in absolute form, for https:// by CONNECT",
+        ));
     }
     let rest = request.target.get(7..).unwrap_or_default();
     let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));

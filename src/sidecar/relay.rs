@@ -7,16 +7,14 @@ use super::stream::Buffered;
 use super::tunnel::{Agent, Tunnel};
 
 /// Carries both ways. When either side breaks or the tunnel has to end, the agent's connection is reset.
-pub async fn relay(mut agent: Agent, mut tunnel: Tunnel) {
+pub async fn relay(mut agent: Agent, tunnel: Tunnel) {
+    let Tunnel { mut reader, mut writer, watch } = tunnel;
     let both = async {
-        tokio::try_join!(
-            pump(&mut agent.reader, &mut tunnel.writer),
-            pump(&mut tunnel.reader, &mut agent.writer),
-        )
+        tokio::try_join!(pump(&mut agent.reader, &mut writer), pump(&mut reader, &mut agent.writer))
     };
     let whole = tokio::select! {
         done = both => done.is_ok(),
-        () = tunnel.watch.over() => false,
+        () = watch.over() => false,
     };
     if !whole {
         agent.reset();

@@ -158,7 +158,11 @@ fn resolve(
         // The agent asked our DNS first, as clients do that resolve by themselves.
         Asked::Address(address, port) => match directory.name(*address) {
             Some(name) if *port > 0 => Ok(Target { name, port: *port }),
-            _ => refused(format!("{address}:{port}"), "AddressNotAllowed", "not an address of a name".to_owned()),
+            _ => refused(
+                format!("{address}:{port}"),
+                "AddressNotAllowed",
+                "not an address of a name".to_owned(),
+            ),
         },
     }
 }

@@ -74,7 +74,7 @@ impl<R: AsyncRead + Unpin> Buffered<R> {
     /// Everything up to and with the first `end`, which is not longer than `most` bytes; `None` where the stream ends
     /// before its first byte.
     pub async fn until(&mut self, end: &[u8], most: usize) -> io::Result<Option<Vec<u8>>> {
-        let mut searched = 0;
+        let mut searched: usize = 0;
         loop {
             let data = self.data();
             let from = searched.saturating_sub(end.len().saturating_sub(1));
@@ -136,10 +136,7 @@ mod tests {
         assert_eq!(stream.until(b"\r\n", 16).await.unwrap().unwrap(), b"cd\r\n");
         assert_eq!(stream.exactly(2).await.unwrap(), b"re");
         assert!(stream.some().await.unwrap());
-        assert_eq!(
-            stream.until(b"\r\n", 16).await.unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(stream.until(b"\r\n", 16).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let mut empty = Buffered::new(tokio_test_reader(&[]));
         assert!(empty.until(b"\n", 16).await.unwrap().is_none());
     }

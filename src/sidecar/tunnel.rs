@@ -1,5 +1,4 @@
 //! Tunnels through a gateway to one name and port each.
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,11 +205,6 @@ impl Agent {
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.into_split();
         Self { reader: Buffered::new(reader), writer }
-    }
-
-    /// Where the agent connects from, for a person.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.reader.inner().as_ref().peer_addr().ok()
     }
 
     /// Ends the connection with a reset, so that the agent does not take it for a whole answer.
