@@ -23,8 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Turn every AgentSandbox of the cluster into a contained Pod.
     Controller(Box<controller::Options>),
-    /// Take the audit records of one sandbox, inside its Pod.
-    Sidecar(sidecar::Options),
+    /// Take the audit records of one sandbox and carry its egress, inside its Pod.
+    Sidecar(Box<sidecar::Options>),
     /// Say by the exit code whether the sidecar is ready.
     CheckReady,
     /// Print the objects of an AgentSandbox, or why it is refused, without a cluster.
@@ -48,7 +48,13 @@ pub fn main() -> ExitCode {
             Ok(runtime) => outcome(runtime.block_on(controller::run(*options))),
             Err(error) => failed(&error),
         },
-        Command::Sidecar(options) => outcome(sidecar::run(options)),
+        Command::Sidecar(options) => match sidecar::run(*options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                failed(&error);
+                ExitCode::from(error.exit_code())
+            }
+        },
         Command::CheckReady => sidecar::check_ready(),
         Command::Render(options) => render::run(&options),
 <<<<<<< HEAD
