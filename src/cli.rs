@@ -3,11 +3,7 @@ use std::{path::Path, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-<<<<<<< HEAD
-use crate::{controller, crds, explain, render, sidecar};
-=======
-use crate::{controller, crds, install_check, render, sidecar};
->>>>>>> operator
+use crate::{controller, crds, explain, install_check, render, sidecar};
 
 /// Runs AI agents, each contained in a Pod of its own.
 #[derive(Debug, Parser)]
@@ -29,13 +25,10 @@ pub enum Command {
     CheckReady,
     /// Print the objects of an AgentSandbox, or why it is refused, without a cluster.
     Render(render::Options),
-<<<<<<< HEAD
     /// Say which rule of an AgentSandbox allows or refuses an endpoint, and why; of a file, or of one in the cluster.
     Explain(explain::Options),
-=======
     /// Say whether the operator's Services are ready, inside a Pod of their namespace.
     CheckInstall(install_check::Options),
->>>>>>> operator
     /// Print the custom resource definitions.
     Crds(crds::Options),
 }
@@ -57,11 +50,8 @@ pub fn main() -> ExitCode {
         },
         Command::CheckReady => sidecar::check_ready(),
         Command::Render(options) => render::run(&options),
-<<<<<<< HEAD
         Command::Explain(options) => explain::run(&options),
-=======
         Command::CheckInstall(options) => install_check::run(&options),
->>>>>>> operator
         Command::Crds(options) => crds::run(&options).unwrap_or_else(|error| failed(&error)),
     }
 }

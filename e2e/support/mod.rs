@@ -105,7 +105,7 @@ where
     };
     if let Some(panic) = &failure {
         // The runtime's threads belong to the test that started it: what they print is not shown with this one.
-        let text =
+        let said =
             panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
         eprintln!("\n{name}: {}", said.unwrap_or("it panicked without a text"));
         diagnostics::print(&test).await;

@@ -83,14 +83,9 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
     let work =
         Work { context, settings: &settings, sandbox, identity: &identity, before: &before, seen: &seen };
     let done = Box::pin(work.apply(judged)).await?;
-<<<<<<< HEAD
-    let status = status::next(&before, &done.inputs(sandbox, &identity));
-    if status::worth_writing(&before, &status) {
-=======
     let exceptions = exceptions(&settings);
     let status = status::next(&before, &done.inputs(sandbox, &identity, &exceptions));
-    if status != before {
->>>>>>> operator
+    if status::worth_writing(&before, &status) {
         work.write(&status).await?;
     }
     if holds(&status.conditions, FINISHED) == Some(true) {
