@@ -9,6 +9,7 @@ pub mod cli;
 pub mod controller;
 pub mod crds;
 pub mod egress;
+pub mod explain;
 pub mod init;
 pub mod install_check;
 pub mod plan;

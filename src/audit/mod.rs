@@ -5,6 +5,7 @@
 mod control_plane;
 mod ocsf;
 mod sandbox;
+mod steering;
 mod time;
 
 pub use control_plane::{ControlPlaneEvent, ControlPlaneLog};
@@ -13,6 +14,7 @@ pub use ocsf::{
     User, VERSION,
 };
 pub use sandbox::{IntakeEvent, SandboxRecords};
+pub use steering::EgressEvent;
 pub use time::{now_ms, rfc3339};
 
 /// Why a record could not be written.

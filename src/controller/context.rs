@@ -10,6 +10,7 @@ use kube::runtime::reflector::Store;
 use tokio::sync::watch;
 
 use super::backoff::Backoff;
+use super::crash::Crash;
 use super::error::Error;
 use super::lease::Fence;
 use super::pod::SlimPod;
@@ -46,6 +47,8 @@ pub struct Context {
     pub backoff: Backoff,
     /// Statuses that the watch may not have brought yet.
     pub memory: Memory,
+    /// Fault injection.
+    pub crash: Crash,
 }
 
 impl Context {
@@ -56,7 +59,11 @@ impl Context {
 
     /// Whether this process may write; asked before every write.
     pub fn may_write(&self) -> Result<(), Error> {
-        if self.fence.holds() { Ok(()) } else { Err(Error::NotLeader) }
+        if !self.fence.holds() {
+            return Err(Error::NotLeader);
+        }
+        self.crash.before_write();
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ mod canary;
 mod certificates;
 mod conditions;
 mod context;
+mod crash;
 mod ending;
 mod error;
 mod field_managers;

@@ -85,7 +85,7 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
     let done = Box::pin(work.apply(judged)).await?;
     let exceptions = exceptions(&settings);
     let status = status::next(&before, &done.inputs(sandbox, &identity, &exceptions));
-    if status != before {
+    if status::worth_writing(&before, &status) {
         work.write(&status).await?;
     }
     if holds(&status.conditions, FINISHED) == Some(true) {

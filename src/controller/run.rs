@@ -18,6 +18,7 @@ use super::backoff::Backoff;
 use super::canary;
 use super::certificates::Certificates;
 use super::context::{Context, Guarded, Identity, Memory};
+use super::crash::Crash;
 use super::filled::Filled;
 use super::gateway::{Finder, arrivals};
 use super::lease::{Elector, Fence};
@@ -86,6 +87,9 @@ pub struct Options {
     /// Time after which another replica takes over.
     #[arg(long, env = "AGENTSANDBOX_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     pub lease_duration: Duration,
+    /// For tests: end in front of the write after this many, as if killed there.
+    #[arg(long, env = "AGENTSANDBOX_EXIT_AFTER_WRITES", hide = true)]
+    pub exit_after_writes: Option<u64>,
 }
 
 /// Why the controller could not run.
@@ -228,6 +232,7 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
         audit: ControlPlaneLog::new(std::io::stdout()),
         backoff: Backoff::default(),
         memory: Memory::default(),
+        crash: Crash::after(options.exit_after_writes),
     });
     let (for_pods, for_policies) = (sandboxes.clone(), sandboxes.clone());
     let controller = Controller::for_stream(waking(sandbox_stream, Arc::clone(&wake)), sandboxes.clone())

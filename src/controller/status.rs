@@ -99,6 +99,12 @@ pub fn next(before: &AgentSandboxStatus, inputs: &Inputs<'_>) -> AgentSandboxSta
     status
 }
 
+/// Whether `after` is worth a write. The node alone is not: it is written with the start of the agent, which comes soon.
+pub fn worth_writing(before: &AgentSandboxStatus, after: &AgentSandboxStatus) -> bool {
+    let node_aside = AgentSandboxStatus { node_name: before.node_name.clone(), ..after.clone() };
+    node_aside != *before
+}
+
 fn finish(status: &mut AgentSandboxStatus, ending: &Ending, now: Timestamp) {
     status.started_at = ending.started.map(time).or(status.started_at.take());
     status.finished_at = Some(time(ending.finished.unwrap_or(now)));
@@ -245,6 +251,18 @@ mod tests {
             exceptions: "",
             now: at(5),
         }
+    }
+
+    #[test]
+    fn the_node_alone_is_not_worth_a_write() {
+        let starting = Step::Starting { reason: "PodStarting", message: "m".into(), until: at(60) };
+        let before = next(&AgentSandboxStatus::default(), &inputs(&starting));
+        let on_node = Inputs { node_name: Some("node".into()), ..inputs(&starting) };
+        let bound = next(&before, &on_node);
+        assert!(bound != before && !worth_writing(&before, &bound));
+        let running = Step::Running { started: at(1), deadline: at(9), check: at(9) };
+        let runs = next(&before, &Inputs { step: &running, ..on_node });
+        assert!(worth_writing(&before, &runs) && runs.node_name.is_some());
     }
 
     #[test]

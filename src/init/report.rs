@@ -1,6 +1,8 @@
 //! What `sandbox-init` says at the end, as JSON in the container's termination message (at most 4096 bytes).
 use serde::{Deserialize, Serialize};
 
+use crate::egress::wire::EgressSummary;
+
 /// Form of the report that this build writes.
 pub const REPORT_VERSION: u32 = 1;
 
@@ -60,9 +62,9 @@ pub struct TerminationReport {
     pub user_namespace: bool,
     /// Records handed to the sidecar.
     pub records: i64,
-    /// Egress in numbers, as the sidecar told.
+    /// What went through the sidecar, as it counted; not where it carries no egress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub egress: Option<crate::egress::wire::EgressSummary>,
+    pub egress: Option<EgressSummary>,
 }
 
 impl Default for TerminationReport {

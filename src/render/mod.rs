@@ -2,7 +2,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     api::v1alpha1::{AgentSandbox, GROUP, VERSION},
     plan::{self, GatewaySettings, Observed, ObservedPort, ObservedService, Settings},
+    policy::EffectivePolicy,
 };
 
 /// The uid that stands for the one that only an API server gives.
@@ -52,9 +53,12 @@ pub struct Options {
 #[allow(clippy::print_stderr, reason = "the command's refusals are for the person who typed it")]
 pub fn run(options: &Options) -> ExitCode {
     match read(&options.file).and_then(|text| render(&text, options)) {
-        Ok(Rendered { yaml, refusals }) => {
+        Ok(Rendered { yaml, refusals, warnings }) => {
             if std::io::stdout().write_all(yaml.as_bytes()).is_err() {
                 return ExitCode::from(UNREADABLE);
+            }
+            for warning in &warnings {
+                eprintln!("warning: {warning}");
             }
             for refusal in &refusals {
                 eprintln!("{refusal}");
@@ -75,9 +79,12 @@ pub struct Rendered {
     pub yaml: String,
     /// One line per refusal: `field: message [reason]`.
     pub refusals: Vec<String>,
+    /// One line per rule that is allowed and seldom meant: `field: message`.
+    pub warnings: Vec<String>,
 }
 
-fn read(file: &PathBuf) -> Result<String, String> {
+/// The text of `file`, or of the standard input where it is `-`.
+pub(crate) fn read(file: &Path) -> Result<String, String> {
     let mut text = String::new();
     let result = if file.as_os_str() == "-" {
         std::io::stdin().read_to_string(&mut text).map(|_| ())
@@ -165,6 +172,9 @@ fn one(
             return Ok(());
         }
     };
+    let network = sandbox.spec.network.as_ref();
+    let warnings = EffectivePolicy::of(network).map(|policy| policy.warnings()).unwrap_or_default();
+    rendered.warnings.extend(warnings.iter().map(ToString::to_string));
     let objects = plan::plan(&valid, settings);
     if sandbox.metadata.uid.as_deref() == Some(OFFLINE_UID) {
         rendered
