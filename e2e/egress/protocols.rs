@@ -48,7 +48,7 @@ def second(host):
 trial('kept', lambda: second('one.asbx.test'))
 trial('kept-other', lambda: second('two.asbx.test'))
 ";
-        let said = test.tries(&script, &[host("one.asbx.test", &[80])]).await;
+        let said = test.tries(script, &[host("one.asbx.test", &[80])]).await;
         all_done(&said, &["fine", "body", "kept"]);
         none_done(
             &said,
