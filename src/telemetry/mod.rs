@@ -5,4 +5,4 @@ mod metrics;
 
 pub use admin::{Health, serve};
 pub use logging::{LevelHandle, LogFormat, LoggingError, init};
-pub use metrics::{ApplyLabels, ErrorLabels, Metrics, ResultLabels};
+pub use metrics::{ApplyLabels, CertificateLabels, ErrorLabels, Metrics, ResultLabels};
