@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -33,6 +33,11 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 
 /// Longest wait for the answer: the gateway resolves the name and dials within it.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// Bytes of a connection that the kernel keeps each way, and those of the agent that TLS keeps: see
+/// [`super::listeners::listen`]. Here they have to last for the way to another zone.
+const KERNEL_BUFFER: u32 = 256 * 1024;
+const TLS_BUFFER: usize = 32 * 1024;
 
 /// Longest body of a refusal.
 const MAX_DENIAL: u64 = 16 * 1024;
@@ -239,9 +244,13 @@ impl Gateways {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Wire> {
-        let stream = timeout(CONNECT, TcpStream::connect(address)).await??;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_send_buffer_size(KERNEL_BUFFER)?;
+        socket.set_recv_buffer_size(KERNEL_BUFFER)?;
+        let stream = timeout(CONNECT, socket.connect(address)).await??;
         stream.set_nodelay(true)?;
-        let wire = timeout(HANDSHAKE, self.connector.0.connect(self.name.clone(), stream)).await??;
+        let mut wire = timeout(HANDSHAKE, self.connector.0.connect(self.name.clone(), stream)).await??;
+        wire.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
         if wire.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks another protocol"));
         }

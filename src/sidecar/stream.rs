@@ -1,5 +1,8 @@
 //! A reader that hands out what it has read in the pieces that a protocol asks for.
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -7,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 const SMALL: usize = 4 * 1024;
 
 /// Room for the reads of a busy stream.
-const LARGE: usize = 64 * 1024;
+const LARGE: usize = 32 * 1024;
 
 /// A reader with what it has read and nobody has taken yet. Everything here is cancel safe: bytes stay.
 #[derive(Debug)]
@@ -62,13 +65,23 @@ impl<R: AsyncRead + Unpin> Buffered<R> {
             self.buffer.drain(..self.taken);
             self.taken = 0;
         }
+        poll_fn(|context| self.poll_fill(context)).await
+    }
+
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let before = self.buffer.len();
         self.buffer.reserve(self.room);
-        let count = self.inner.read_buf(&mut self.buffer).await?;
-        if before == 0 && count >= self.room && self.room < LARGE {
-            self.room *= 2;
+        // Without a state of its own: it may be dropped and made again.
+        let read = pin!(self.inner.read_buf(&mut self.buffer)).poll(context);
+        match read {
+            Poll::Ready(Ok(count)) if before == 0 && count >= self.room && self.room < LARGE => {
+                self.room *= 2;
+            }
+            // Who waits has no buffer: most connections wait most of the time.
+            Poll::Pending if before == 0 => self.buffer = Vec::new(),
+            _ => {}
         }
-        Ok(count)
+        read
     }
 
     /// Everything up to and with the first `end`, which is not longer than `most` bytes; `None` where the stream ends

@@ -24,6 +24,8 @@ pub enum Peer {
     Good,
     /// Confirms so many records and hangs up.
     HangsUpAfter(usize),
+    /// Confirms everything, and says at the end what went through.
+    Counts,
     /// Does not exist.
     Absent,
 }
@@ -112,7 +114,7 @@ impl Case {
         let began = Instant::now();
         let mut child = self.start(command, &log);
         let mut collected = Vec::new();
-        if self.peer == Peer::Good {
+        if matches!(self.peer, Peer::Good | Peer::Counts) {
             // The agent's exec follows the second record.
             while collected.len() < 2 {
                 collected.push(events.recv_timeout(Duration::from_secs(10)).expect("no record"));
@@ -177,7 +179,9 @@ fn listen(peer: Peer) -> Receiver<InitEvent> {
         let most = if let Peer::HangsUpAfter(most) = peer { most } else { usize::MAX };
         for line in BufReader::new(&stream).lines().map_while(Result::ok).take(most) {
             let record: InitRecord = serde_json::from_str(&line).unwrap();
-            (&stream).write_all(format!("{}\n", record.id).as_bytes()).unwrap();
+            let counted = peer == Peer::Counts && matches!(record.event, InitEvent::Ended(_));
+            let more = if counted { r#" {"allowed":3,"denied":1,"bytesOut":5,"bytesIn":7}"# } else { "" };
+            (&stream).write_all(format!("{}{more}\n", record.id).as_bytes()).unwrap();
             let _ = sender.send(record.event);
         }
         // Long enough for the agent to run.
