@@ -39,4 +39,5 @@ mod run;
 mod status;
 
 pub use error::Error;
+pub(crate) use filled::Filled;
 pub use run::{Options, RunError, duration, run};
