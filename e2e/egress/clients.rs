@@ -64,7 +64,10 @@ fn run(name: &'static str, isolation: Value, names: &'static [&'static str]) {
         };
         test.probe().await;
         let mut code = test.api::<k8s_openapi::api::core::v1::ConfigMap>().get("probe").await.unwrap();
-        code.data.as_mut().unwrap().insert("clients.py".to_owned(), format!("from probe import *\n{CLIENTS}"));
+        code.data
+            .as_mut()
+            .unwrap()
+            .insert("clients.py".to_owned(), format!("from probe import *\n{CLIENTS}"));
         code.metadata.managed_fields = None;
         test.api::<k8s_openapi::api::core::v1::ConfigMap>()
             .replace("probe", &kube::api::PostParams::default(), &code)
@@ -85,9 +88,8 @@ fn run(name: &'static str, isolation: Value, names: &'static [&'static str]) {
         });
         let redis = json!({"host": "one.asbx.test", "ports": [6379], "protocol": "TCP"});
         test.agent("agent", &script, &[host("one.asbx.test", &[80, 443]), redis], spec).await;
-        let outcome = test
-            .wait_status("agent", "an outcome", crate::support::secs(460), |s| s.outcome.clone())
-            .await;
+        let outcome =
+            test.wait_status("agent", "an outcome", crate::support::secs(460), |s| s.outcome.clone()).await;
         let said = crate::support::agent::lines(&test.log("agent").await);
         assert_eq!(outcome.reason, "Completed", "{outcome:?} {said:#?}");
         let mut wrong = Vec::new();

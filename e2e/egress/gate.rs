@@ -12,12 +12,12 @@ fn an_agent_starts_only_where_policies_are_enforced() {
         let ignored = environment().get("CLUSTER_POLICY").as_deref() == Some("ignored");
         let spec = json!({"startupTimeout": if ignored { "75s" } else { "3m" }});
         test.sandbox("agent", "say(marker='the agent ran')", spec).await;
-        let outcome = test
-            .wait_status("agent", "an outcome", secs(150), |status| status.outcome.clone())
-            .await;
+        let outcome =
+            test.wait_status("agent", "an outcome", secs(150), |status| status.outcome.clone()).await;
         let marked = test.log("agent").await.contains("the agent ran");
         let status = test.status("agent").await;
-        let contained = status.conditions.iter().find(|c| c.type_ == "Contained").expect("a condition Contained");
+        let contained =
+            status.conditions.iter().find(|c| c.type_ == "Contained").expect("a condition Contained");
         if ignored {
             assert!(!marked, "the agent ran though nothing held it");
             assert_eq!(outcome.reason, "NotContained", "{outcome:?}");

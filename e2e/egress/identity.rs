@@ -16,8 +16,8 @@ impl Test {
     async fn token_of(&self, pod: &str, audience: &str) -> String {
         let uid = self.api::<Pod>().get(pod).await.unwrap().metadata.uid;
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: vec![audience.to_owned()],
+            spec: Some(TokenRequestSpec {
+                audiences: Some(vec![audience.to_owned()]),
                 expiration_seconds: Some(600),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".into()),
@@ -25,12 +25,14 @@ impl Test {
                     name: Some(pod.to_owned()),
                     uid,
                 }),
-            },
+                ..TokenRequestSpec::default()
+            }),
             ..TokenRequest::default()
         };
         let accounts = self.api::<ServiceAccount>();
-        let answer = accounts.create_token_request("default", &PostParams::default(), &request).await.unwrap();
-        answer.status.unwrap().token
+        let answer =
+            accounts.create_token_request("default", &PostParams::default(), &request).await.unwrap();
+        answer.status.unwrap().token.unwrap()
     }
 
     /// A script that asks the gateway for tunnels to `one.asbx.test` with tokens, from any Pod.
@@ -67,7 +69,8 @@ def ask(token, target="one.asbx.test:7000"):
 fn a_token_counts_for_a_living_sandbox_only() {
     shared("egress-token", |test| async move {
         let rule = json!({"host": "one.asbx.test", "ports": [7000], "protocol": "TCP"});
-        test.sandbox("agent", "time.sleep(100)", json!({"timeout": "2m", "network": {"egress": [rule]}})).await;
+        test.sandbox("agent", "time.sleep(100)", json!({"timeout": "2m", "network": {"egress": [rule]}}))
+            .await;
         test.running("agent").await;
         let pod = test.pod_name("agent").await;
         let right = test.token_of(&pod, AUDIENCE).await;
@@ -117,10 +120,7 @@ for name in ('agentsandbox-gateway.agentsandbox-system.svc', 'kubernetes.default
         trial(f'{name}-{port}', lambda: by_proxy(f'{name}:{port}'))
 ";
         let ports = [80, 443, 8080, 8443];
-        let rules = [
-            host("*.asbx.test", &ports),
-            host("**.svc", &ports),
-        ];
+        let rules = [host("*.asbx.test", &ports), host("**.svc", &ports)];
         let said = test.tries(script, &rules).await;
         all_done(&said, &["one"]);
         for line in said.iter().filter(|l| l["probe"] != "one") {

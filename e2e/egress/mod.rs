@@ -25,7 +25,9 @@ fn with_probe(script: &str) -> Value {
     json!([
         "/usr/bin/python3",
         "-c",
-        format!("import sys; sys.path.insert(0, '/probe'); sys.dont_write_bytecode = True\nfrom probe import *\n{script}"),
+        format!(
+            "import sys; sys.path.insert(0, '/probe'); sys.dont_write_bytecode = True\nfrom probe import *\n{script}"
+        ),
     ])
 }
 

@@ -12,7 +12,8 @@ fn an_encrypted_hello_is_refused_unless_the_rule_allows_it() {
         let script = "trial('plain', lambda: first_record('one.asbx.test', hello('one.asbx.test')))\n\
                       trial('ech', lambda: first_record('one.asbx.test', hello('one.asbx.test', ech=True)))\n\
                       trial('ech-allowed', lambda: first_record('two.asbx.test', hello('two.asbx.test', ech=True)))";
-        let two = json!({"host": "two.asbx.test", "ports": [443], "tls": {"allowEncryptedClientHello": true}});
+        let two =
+            json!({"host": "two.asbx.test", "ports": [443], "tls": {"allowEncryptedClientHello": true}});
         let said = test.tries(script, &[host("one.asbx.test", &[443]), two]).await;
         all_done(&said, &["plain", "ech-allowed"]);
         none_done(&said, &["ech"]);
@@ -47,7 +48,7 @@ def second(host):
 trial('kept', lambda: second('one.asbx.test'))
 trial('kept-other', lambda: second('two.asbx.test'))
 ";
-        let said = test.tries(&script, &[host("one.asbx.test", &[80])]).await;
+        let said = test.tries(script, &[host("one.asbx.test", &[80])]).await;
         all_done(&said, &["fine", "body", "kept"]);
         none_done(
             &said,

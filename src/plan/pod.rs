@@ -25,7 +25,9 @@ pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> Pod {
         .get_or_insert_default()
         .insert(labels::NAME.to_owned(), format!("{}/{}", identity.namespace, identity.name));
     if let Some(reach) = sidecar::reach(settings) {
-        meta.annotations.get_or_insert_default().insert(labels::START_GATE.to_owned(), sidecar::gate(reach));
+        meta.annotations
+            .get_or_insert_default()
+            .insert(labels::START_GATE.to_owned(), sidecar::gate(sandbox, reach));
     }
     Pod { metadata: meta, spec: Some(spec(sandbox, settings)), status: None }
 }

@@ -294,7 +294,6 @@ proptest! {
             ("GATEWAY_CA", reach.map(|r| r.authorities.clone())),
             ("GATE_API_SERVER", reach.and_then(|r| text(r.api_server))),
             ("GATE_METADATA", reach.map(|_| "169.254.169.254:80".to_owned())),
-            ("GATE_DNS", reach.and_then(|r| r.dns).and_then(text)),
             ("TOKEN_FILE", reach.map(|_| "/var/run/agentsandbox/token/token".to_owned())),
         ] {
             let name = format!("AGENTSANDBOX_{name}");

@@ -1,3 +1,8 @@
+use std::sync::{Arc, Mutex};
+
+use http::{Method, Request, Response, StatusCode};
+use kube::client::Body;
+
 use super::decide::{AUTHORITY_LIFE, LEAF_LIFE, is_taken};
 use super::material::{BUNDLE, Certificate, Data, LEAF, LEAF_KEY, NEXT_KEY, SIGNING_KEY};
 use super::*;
@@ -183,4 +188,109 @@ fn every_sandbox_that_may_run_takes_every_certificate_that_may_be_served() {
     // The first, and then three a life: made, promoted, the old one forgotten.
     assert!(changes.0 <= 1 + 3 * 6, "{changes:?}");
     assert!(changes.1 <= 5 * 365 / 10 + 10, "{changes:?}");
+}
+
+/// An API server that knows the two Secrets and nothing else, and remembers what was asked of it.
+#[derive(Clone, Default)]
+struct Server(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    secrets: BTreeMap<String, Value>,
+    asked: Vec<String>,
+}
+
+impl Server {
+    fn client(&self) -> Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
+        });
+        Client::new(service, "operators")
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let body: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
+        let path = parts.uri.path().strip_prefix("/api/v1/namespaces/operators/secrets").unwrap();
+        let name = body["metadata"]["name"].as_str().unwrap_or(path.trim_start_matches('/')).to_owned();
+        let mut state = self.0.lock().unwrap();
+        state.asked.push(format!("{} {name}", parts.method));
+        let (code, answer) = match (parts.method, state.secrets.get_mut(&name)) {
+            (Method::GET, Some(secret)) => (200, secret.clone()),
+            (Method::POST, None) => {
+                let mut secret = body;
+                secret["metadata"]["resourceVersion"] = "1".into();
+                secret["metadata"]["uid"] = "u".into();
+                state.secrets.insert(name, secret.clone());
+                (201, secret)
+            }
+            (Method::PATCH, Some(secret))
+                if body["metadata"]["resourceVersion"] == secret["metadata"]["resourceVersion"] =>
+            {
+                for (key, value) in body["data"].as_object().unwrap() {
+                    let data = secret["data"].as_object_mut().unwrap();
+                    if value.is_null() {
+                        data.remove(key)
+                    } else {
+                        data.insert(key.clone(), value.clone())
+                    };
+                }
+                secret["metadata"]["resourceVersion"] = "2".into();
+                (200, secret.clone())
+            }
+            (Method::GET, None) => (404, failure(404, "NotFound")),
+            _ => (409, failure(409, "Conflict")),
+        };
+        let answer = Body::from(serde_json::to_vec(&answer).unwrap());
+        Response::builder().status(StatusCode::from_u16(code).unwrap()).body(answer).unwrap()
+    }
+
+    /// What was asked since the last time.
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().asked)
+    }
+}
+
+fn failure(code: u16, reason: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason})
+}
+
+const READS: [&str; 2] = ["GET agentsandbox-egress-ca", "GET agentsandbox-gateway-tls"];
+
+#[tokio::test]
+async fn secrets_are_written_when_it_is_due_and_by_the_leader_only() {
+    let at = |days: i64| Timestamp::from_second(NOW + days * DAY).unwrap();
+    let (server, fence) = (Server::default(), Fence::default());
+    let keeper = Certificates::new(server.client(), "operators", NAME, fence.clone());
+    assert!(matches!(keeper.ensure(at(0)).await, Err(Error::NotLeader)));
+    assert_eq!(server.asked(), READS);
+
+    fence.open_for(std::time::Duration::from_secs(600));
+    let first = keeper.ensure(at(0)).await.unwrap();
+    let created = ["POST agentsandbox-egress-ca", "POST agentsandbox-gateway-tls"];
+    assert_eq!(server.asked(), [READS, created].concat());
+    assert_eq!(first.bundle.matches("BEGIN CERTIFICATE").count(), 1);
+    assert!(!first.bundle.contains("PRIVATE KEY"));
+
+    assert_eq!(keeper.ensure(at(1)).await.unwrap(), first);
+    assert_eq!(server.asked(), READS);
+
+    let renewed = keeper.ensure(at(10)).await.unwrap();
+    assert_eq!(server.asked(), [READS.as_slice(), &["PATCH agentsandbox-gateway-tls"]].concat());
+    assert_eq!((&renewed.bundle, renewed.leaf_until), (&first.bundle, first.leaf_until + 10 * DAY));
+
+    // Staged, then promoted: the key of the next one moves, and its place is empty again.
+    let staged = keeper.ensure(at(280)).await.unwrap();
+    assert!(server.asked().contains(&"PATCH agentsandbox-egress-ca".to_owned()));
+    assert_eq!(staged.bundle.matches("BEGIN CERTIFICATE").count(), 2);
+    let promoted = keeper.ensure(at(311)).await.unwrap();
+    assert_eq!(promoted.bundle.matches("BEGIN CERTIFICATE").count(), 2);
+    assert!(promoted.authority_until > first.authority_until);
+    let keys: Vec<String> = {
+        let state = server.0.lock().unwrap();
+        state.secrets[AUTHORITY_SECRET]["data"].as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(keys, [BUNDLE, SIGNING_KEY]);
 }
