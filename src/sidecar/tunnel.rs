@@ -173,16 +173,22 @@ impl Watch {
     /// moved.
     pub async fn over(&self) {
         let mut policies = self.held.policies();
-        let forbidden = policies.wait_for(|policy| {
-            policy.as_ref().is_some_and(|policy| !policy.allows(&self.target.name, self.target.port))
-        });
+        // Only a policy that comes now: the gateway, which has allowed it, may know a later one than is held here.
+        let forbidden = async {
+            while policies.changed().await.is_ok() {
+                let policy = policies.borrow_and_update().clone();
+                if policy.is_some_and(|policy| !policy.allows(&self.target.name, self.target.port)) {
+                    return;
+                }
+            }
+        };
         let idle = async {
             while let Some(left) = IDLE.checked_sub(self.meter.idle()).filter(|left| !left.is_zero()) {
                 tokio::time::sleep(left).await;
             }
         };
         tokio::select! {
-            _ = forbidden => {}
+            () = forbidden => {}
             () = self.meter.budget().spent() => {}
             () = idle => {}
         }
