@@ -24,7 +24,7 @@ test: check ## Everything: checks, then the end-to-end suites on a fresh cluster
 check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files are current; needs no cluster
 	cargo fmt --check
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
-	cargo test $(FEATURES) --lib --bins --test plan --test render --test init --test chart
+	cargo test $(FEATURES) --lib --bins --test plan --test render --test explain --test init --test chart
 	@$(MAKE) --no-print-directory generated DIR=target/generated
 	diff -ru --exclude .gitkeep crds target/generated/crds || { echo "run 'make crds'" >&2; exit 1; }
 	diff -u docs/api.md target/generated/api.md || { echo "run 'make crds'" >&2; exit 1; }

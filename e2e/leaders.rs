@@ -2,10 +2,10 @@
 use std::time::Duration;
 
 use agentsandbox::api::v1alpha1::AgentSandbox;
-use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, networking::v1::NetworkPolicy};
 use kube::{
     ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::support::{
     Test,
     audit::{mark, pod_of, shown, writes_since},
+    cluster::CONTROLLER,
     environment, exclusive,
     sandbox::LIFE,
     secs, wait_for,
@@ -106,15 +107,25 @@ async fn uncovered(test: &Test) -> Option<String> {
         .map(ResourceExt::name_any)
 }
 
-/// Removes every Pod of the operator at once, without grace: the Deployment makes new ones.
-async fn crash(test: &Test) {
-    for pod in test.operator_pods().await {
-        let _ = test.system::<Pod>().delete(&pod, &DeleteParams::default().grace_period(0)).await;
-    }
+/// Gives the operator an environment variable; `None` takes it away. Waits until its Pods have it.
+async fn exit_after(test: &Test, writes: Option<u64>) {
+    let variable = match writes {
+        Some(writes) => json!({"name": "AGENTSANDBOX_EXIT_AFTER_WRITES", "value": writes.to_string()}),
+        None => json!({"name": "AGENTSANDBOX_EXIT_AFTER_WRITES", "$patch": "delete"}),
+    };
+    let patch =
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "controller", "env": [variable]}]}}}});
+    // Without a rollout in which old ones and new ones lead in turn.
+    test.scale_operator(0).await;
+    let deployments = test.system::<Deployment>();
+    deployments.patch(CONTROLLER, &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
+    test.scale_operator(2).await;
 }
 
+/// Every operator dies in front of its next write after N, again and again, until creation and deletion are through: so
+/// for every write of both, one operator dies right before it and another finds what it left.
 #[test]
-fn an_operator_that_dies_at_any_moment_leaves_no_agent_without_its_policy() {
+fn an_operator_that_dies_between_any_two_writes_leaves_no_agent_without_its_policy() {
     exclusive("crash", |test| async move {
         let watching = test.clone();
         let watch = tokio::spawn(async move {
@@ -125,26 +136,31 @@ fn an_operator_that_dies_at_any_moment_leaves_no_agent_without_its_policy() {
                 tokio::time::sleep(Duration::from_millis(40)).await;
             }
         });
-        // Moments around each of the writes of creation (policy, Pod, status) and of deletion.
-        for (round, delay) in [5, 30, 80, 160, 400, 2000].into_iter().enumerate() {
-            let (name, delay) = (format!("agent-{round}"), Duration::from_millis(delay));
+        for writes in 1..=4 {
+            exit_after(&test, Some(writes)).await;
+            let name = format!("agent-{writes}");
             test.sandbox(&name, "time.sleep(300)", json!({"timeout": "10m"})).await;
-            tokio::time::sleep(delay).await;
-            crash(&test).await;
             test.running(&name).await;
             assert_eq!(test.pods_of(&name).await.len(), 1, "nothing was made twice");
             let pod = test.pod_name(&name).await;
             test.delete(&name).await;
-            tokio::time::sleep(delay).await;
-            crash(&test).await;
             test.gone::<AgentSandbox>(&name, LIFE).await;
             test.gone::<Pod>(&pod, LIFE).await;
             test.gone::<NetworkPolicy>(&pod, LIFE).await;
+            let died = crashes(&test).await;
+            assert!(died > 0 || writes > 3, "the operator died at least once with {writes} writes");
         }
-        test.scale_operator(2).await;
+        exit_after(&test, None).await;
         watch.abort();
         if let Ok(pod) = watch.await {
             panic!("{pod} ran without its policy");
         }
     });
+}
+
+/// How often containers of the operator's Pods have ended.
+async fn crashes(test: &Test) -> i32 {
+    let pods = test.system::<Pod>().list(&ListParams::default()).await.unwrap();
+    let statuses = pods.items.into_iter().filter_map(|p| p.status?.container_statuses).flatten();
+    statuses.map(|c| c.restart_count).sum()
 }

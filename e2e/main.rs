@@ -14,6 +14,7 @@
 #[allow(dead_code, reason = "each suite uses its part")]
 mod support;
 
+mod egress;
 mod files;
 mod fuzz;
 mod isolation;

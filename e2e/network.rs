@@ -206,15 +206,6 @@ fn a_service_without_selector_is_refused() {
 }
 
 #[test]
-fn a_host_rule_is_refused_until_there_is_a_gateway() {
-    shared("host-rule", |test| async move {
-        let rule = json!({"host": "api.example", "ports": [443]});
-        test.sandbox("agent", "pass", json!({"network": {"egress": [rule]}})).await;
-        test.refused_as("agent", "DomainEgressUnavailable").await;
-    });
-}
-
-#[test]
 fn an_address_of_the_cluster_itself_is_refused() {
     shared("reserved", |test| async move {
         for (name, cidr) in

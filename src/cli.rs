@@ -1,9 +1,9 @@
 //! The command line `agentsandbox`.
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{controller, crds, gateway, render, sidecar};
+use crate::{controller, crds, explain, gateway, install_check, render, sidecar};
 
 /// Runs AI agents, each contained in a Pod of its own.
 #[derive(Debug, Parser)]
@@ -21,12 +21,16 @@ pub enum Command {
     Controller(Box<controller::Options>),
     /// Be the only way out of every sandbox: decide, resolve, dial and record.
     Gateway(Box<gateway::Options>),
-    /// Take the audit records of one sandbox, inside its Pod.
-    Sidecar(sidecar::Options),
+    /// Take the audit records of one sandbox and carry its egress, inside its Pod.
+    Sidecar(Box<sidecar::Options>),
     /// Say by the exit code whether the sidecar is ready.
     CheckReady,
     /// Print the objects of an AgentSandbox, or why it is refused, without a cluster.
     Render(render::Options),
+    /// Say which rule of an AgentSandbox allows or refuses an endpoint, and why; of a file, or of one in the cluster.
+    Explain(explain::Options),
+    /// Say whether the operator's Services are ready, inside a Pod of their namespace.
+    CheckInstall(install_check::Options),
     /// Print the custom resource definitions.
     Crds(crds::Options),
 }
@@ -34,7 +38,7 @@ pub enum Command {
 /// Runs the command that the arguments of the process name. Each command brings its own runtime, if it needs one:
 /// the sidecar has a single thread, since gVisor refuses more under the Pod's seccomp profile.
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
+    match parse().command {
         Command::Controller(options) => match tokio::runtime::Runtime::new() {
             Ok(runtime) => outcome(runtime.block_on(controller::run(*options))),
             Err(error) => failed(&error),
@@ -43,11 +47,28 @@ pub fn main() -> ExitCode {
             Ok(runtime) => outcome(runtime.block_on(gateway::run(*options))),
             Err(error) => failed(&error),
         },
-        Command::Sidecar(options) => outcome(sidecar::run(options)),
+        Command::Sidecar(options) => match sidecar::run(*options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                failed(&error);
+                ExitCode::from(error.exit_code())
+            }
+        },
         Command::CheckReady => sidecar::check_ready(),
         Command::Render(options) => render::run(&options),
+        Command::Explain(options) => explain::run(&options),
+        Command::CheckInstall(options) => install_check::run(&options),
         Command::Crds(options) => crds::run(&options).unwrap_or_else(|error| failed(&error)),
     }
+}
+
+/// Reads the arguments. `kubectl agentsandbox` runs the file `kubectl-agentsandbox`: the same commands, and help has to
+/// name what the person types.
+fn parse() -> Cli {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let plugin = Path::new(&called).file_name().is_some_and(|name| name == "kubectl-agentsandbox");
+    let command = if plugin { Cli::command().bin_name("kubectl agentsandbox") } else { Cli::command() };
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 fn outcome<E: std::error::Error>(result: Result<(), E>) -> ExitCode {

@@ -90,6 +90,23 @@ fn a_service_comes_from_the_file_or_from_an_option() {
     }
 }
 
+/// A rule that names a host is the gateway's: the policy opens the way to it, and no address.
+#[test]
+fn a_host_rule_leads_to_the_gateway_alone() {
+    let text = sandbox("network: {egress: [{host: api.example, ports: [443]}], proxyEnvironment: true}");
+    let ran = render(&["-f", "-", "--operator-namespace", "operators"], &text);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let objects = documents(&ran.out);
+    let rules = objects[0]["spec"]["egress"].as_array().unwrap();
+    assert_eq!(rules.len(), 1);
+    let peer = &rules[0]["to"][0];
+    assert_eq!(peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "operators");
+    assert_eq!(peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"], "gateway");
+    let agent = &objects[1]["spec"]["containers"][0];
+    let variable = |name: &str| agent["env"].as_array().unwrap().iter().find(|v| v["name"] == name).cloned();
+    assert_eq!(variable("HTTPS_PROXY").unwrap()["value"], "http://127.64.0.1:3128");
+}
+
 #[rstest]
 #[case(
     "network: {egress: [{host: api.example, ports: [443]}]}",
@@ -111,7 +128,8 @@ fn a_service_comes_from_the_file_or_from_an_option() {
 #[case("runAs: {user: 0}", "spec.runAs.user", "InvalidSpec")]
 #[case("env: [{name: AGENTSANDBOX_INIT, value: x}]", "spec.env[0].name", "ReservedEnvName")]
 fn a_refusal_is_said_on_standard_error(#[case] spec: &str, #[case] field: &str, #[case] reason: &str) {
-    let ran = render(&["-f", "-", "--reserved-cidr", "10.0.0.0/8,fd00::/8"], &sandbox(spec));
+    let options = ["-f", "-", "--reserved-cidr", "10.0.0.0/8,fd00::/8", "--without-gateway"];
+    let ran = render(&options, &sandbox(spec));
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     let lines: Vec<&str> = ran.err.lines().collect();
     assert_eq!(lines.len(), 1, "{}", ran.err);

@@ -344,30 +344,6 @@ fn network_and_isolation() -> Vec<Case> {
             "must be a network",
         ),
         (
-            "a host that is a URL",
-            egress(json!({"host": "https://a.example", "ports": [443]})),
-            "host",
-            "must be a DNS name",
-        ),
-        (
-            "a star within a name",
-            egress(json!({"host": "a.*.example", "ports": [443]})),
-            "host",
-            "must be a DNS name",
-        ),
-        (
-            "a name that ends in a dash",
-            egress(json!({"host": "a-.example", "ports": [443]})),
-            "host",
-            "must be a DNS name",
-        ),
-        (
-            "a name in another script",
-            egress(json!({"host": "bücher.example", "ports": [443]})),
-            "host",
-            "must be a DNS name",
-        ),
-        (
             "a protocol of its own",
             egress(json!({"cidr": "198.51.100.0/24", "ports": [1], "protocol": "SCTP"})),
             "protocol",
@@ -400,10 +376,113 @@ fn network_and_isolation() -> Vec<Case> {
     ]
 }
 
+fn hosts() -> Vec<Case> {
+    let rule = "spec.network.egress[0]";
+    let http = |http: Value| egress(json!({"host": "a.example", "ports": [80], "http": http}));
+    vec![
+        (
+            "a host that is a URL",
+            egress(json!({"host": "https://a.example", "ports": [443]})),
+            "host",
+            "must be a DNS name",
+        ),
+        (
+            "a star within a name",
+            egress(json!({"host": "a.*.example", "ports": [443]})),
+            "host",
+            "must be a DNS name",
+        ),
+        (
+            "a name that ends in a dash",
+            egress(json!({"host": "a-.example", "ports": [443]})),
+            "host",
+            "must be a DNS name",
+        ),
+        (
+            "a name in another script",
+            egress(json!({"host": "bücher.example", "ports": [443]})),
+            "host",
+            "must be a DNS name",
+        ),
+        (
+            "a host that is an address",
+            egress(json!({"host": "198.51.100.7", "ports": [443]})),
+            "host",
+            "for addresses write cidr",
+        ),
+        (
+            "a host that some programs take for an address",
+            egress(json!({"host": "0x7f.1", "ports": [443]})),
+            "host",
+            "end in a number",
+        ),
+        ("every host", egress(json!({"host": "**", "ports": [443]})), "host", "must be a DNS name"),
+        (
+            "a host with a port",
+            egress(json!({"host": "a.example:443", "ports": [443]})),
+            "host",
+            "must be a DNS name",
+        ),
+        (
+            "a host over UDP",
+            egress(json!({"host": "a.example", "ports": [443], "protocol": "UDP"})),
+            rule,
+            "a host rule takes no UDP",
+        ),
+        (
+            "HTTP of a network",
+            egress(json!({"cidr": "198.51.100.0/24", "ports": [80], "http": {}})),
+            rule,
+            "for host rules",
+        ),
+        (
+            "TLS of a Service",
+            egress(json!({"service": {"name": "a"}, "ports": [443], "tls": {}})),
+            rule,
+            "for host rules",
+        ),
+        (
+            "HTTP and TLS in one rule",
+            egress(json!({"host": "a.example", "ports": [443], "http": {}, "tls": {}})),
+            rule,
+            "write two rules",
+        ),
+        (
+            "anything, and HTTP",
+            egress(json!({"host": "a.example", "ports": [80], "protocol": "TCP", "http": {}})),
+            rule,
+            "leave http and tls out",
+        ),
+        ("a method in lower case", http(json!({"methods": ["get"]})), "methods", "upper case"),
+        ("17 methods", http(json!({"methods": vec!["GET"; 17]})), "methods", "Too many"),
+        ("a path without its slash", http(json!({"pathPrefixes": ["v1"]})), "pathPrefixes", "start with /"),
+        ("a path with a query", http(json!({"pathPrefixes": ["/v1?a=b"]})), "pathPrefixes", "? or #"),
+        (
+            "a way to terminate TLS",
+            egress(json!({"host": "a.example", "ports": [443], "tls": {"terminate": true}})),
+            "",
+            "unknown field",
+        ),
+        (
+            "a limit of nothing",
+            with(json!({"network": {"limits": {"egressBytes": "0"}}})),
+            "spec.network.limits.egressBytes",
+            "at least 1Ki",
+        ),
+        (
+            "a limit in words",
+            with(json!({"network": {"limits": {"egressBytes": "some"}}})),
+            "spec.network.limits.egressBytes",
+            "quantity",
+        ),
+    ]
+}
+
 #[test]
 fn bad_manifests_are_refused_with_the_field_and_what_to_write() {
     support::api_only("api-bad", |test| async move {
-        let cases = [program_and_time(), limits_and_environment(), files(), network_and_isolation()].concat();
+        let cases = [program_and_time(), limits_and_environment(), files(), network_and_isolation(), hosts()]
+            .concat();
         assert!(cases.len() >= 40);
         let mut wrong = Vec::new();
         for (what, object, field, message) in cases {

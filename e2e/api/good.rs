@@ -62,12 +62,31 @@ fn cases() -> Vec<(&'static str, Value)> {
                 {"path": "/home/dev", "emptyDir": {"sizeLimit": "1Mi"}},
             ]}})),
         ),
+        ("gVisor", with(json!({"isolation": {"runtimeClassName": "gvisor", "userNamespace": "Disabled"}}))),
+        ("a user namespace", with(json!({"isolation": {"userNamespace": "Required"}}))),
+        ("labels and annotations", {
+            let mut object = smallest();
+            object["metadata"]["labels"] = json!({"team": "a"});
+            object["metadata"]["annotations"] = json!({"note": "ü".repeat(1000)});
+            object
+        }),
+    ]
+}
+
+fn networks() -> Vec<(&'static str, Value)> {
+    vec![
         (
             "rules of every kind",
             with(json!({"network": {"egress": [
                 {"host": "api.example", "ports": [443]},
                 {"host": "*.packages.example", "ports": [80, 443]},
                 {"host": "**.example", "ports": [443]},
+                {"host": "git.example", "ports": [22], "protocol": "TCP"},
+                {"host": "mirror.example", "ports": [80], "http": {"methods": ["GET", "HEAD"], "pathPrefixes": ["/debian"]}},
+                {"host": "plain.example", "ports": [80], "http": {}},
+                {"host": "site.example", "ports": [443], "tls": {"allowEncryptedClientHello": true}},
+                {"host": "strict.example", "ports": [443], "tls": {}},
+                {"cidr": "203.0.113.0/24", "ports": [443], "protocol": "TCP"},
                 {"cidr": "198.51.100.0/24", "ports": [5432], "protocol": "UDP"},
                 {"cidr": "2001:db8::/32", "ports": [443]},
                 {"service": {"name": "model", "namespace": "serving"}, "ports": [8080]},
@@ -80,16 +99,24 @@ fn cases() -> Vec<(&'static str, Value)> {
             .map(|n| json!({"cidr": format!("198.51.{n}.0/24"), "ports": (1..17).collect::<Vec<_>>()}))
             .collect::<Vec<_>>()}})),
         ),
+        (
+            "256 rules for hosts with everything",
+            with(json!({"network": {"egress": (0..256)
+            .map(|n| json!({
+                "host": format!("{}{n}.example", "a".repeat(60)), "ports": (1..17).collect::<Vec<_>>(),
+                "http": {
+                    "methods": vec!["GET"; 16],
+                    "pathPrefixes": (0..16).map(|m| format!("/{m}/{}", "a".repeat(100))).collect::<Vec<_>>(),
+                },
+            }))
+            .collect::<Vec<_>>()}})),
+        ),
+        (
+            "limits and the proxies' environment",
+            with(json!({"network": {"limits": {"egressBytes": "500Mi"}, "proxyEnvironment": true}})),
+        ),
         ("an empty network", with(json!({"network": {}}))),
         ("a null where there is a default", with(json!({"network": {"egress": null}, "timeout": null}))),
-        ("gVisor", with(json!({"isolation": {"runtimeClassName": "gvisor", "userNamespace": "Disabled"}}))),
-        ("a user namespace", with(json!({"isolation": {"userNamespace": "Required"}}))),
-        ("labels and annotations", {
-            let mut object = smallest();
-            object["metadata"]["labels"] = json!({"team": "a"});
-            object["metadata"]["annotations"] = json!({"note": "ü".repeat(1000)});
-            object
-        }),
     ]
 }
 
@@ -98,7 +125,7 @@ fn good_manifests_are_taken() {
     support::api_only("api-good", |test| async move {
         assert!(cases().len() >= 15);
         let mut wrong = Vec::new();
-        for (what, object) in cases() {
+        for (what, object) in [cases(), networks()].concat() {
             if let Err(error) = test.dry_run(&object).await {
                 wrong.push(format!("{what}: {}", causes(&error)));
             }
@@ -120,13 +147,17 @@ fn the_smallest_object_gets_its_defaults() {
         );
         assert!(spec.get("network").is_none(), "no network is no network");
         assert!(!stored.to_string().contains("null"), "{stored}");
+        // A host rule without a protocol is another one than with it: nothing may fill it in.
+        let rule = json!({"host": "a.example", "ports": [443]});
+        let stored = test.dry_run(&with(json!({"network": {"egress": [rule]}}))).await.unwrap();
+        assert_eq!(stored["spec"]["network"], json!({"egress": [rule], "proxyEnvironment": false}));
     });
 }
 
 #[test]
 fn an_object_that_the_types_wrote_is_taken_again() {
     support::api_only("api-round-trip", |test| async move {
-        for (what, object) in cases() {
+        for (what, object) in [cases(), networks()].concat() {
             let stored = test.dry_run(&object).await.unwrap();
             let mut typed: agentsandbox::api::v1alpha1::AgentSandbox =
                 serde_json::from_value(stored).unwrap();

@@ -21,9 +21,9 @@ fn stored() -> Value {
 #[test]
 fn only_time_and_network_may_change() {
     support::api_only("api-updates", |test| async move {
-        // One object, outside the reach of an operator that may run: it is never accepted, its rule names a host.
+        // One object, outside the reach of an operator that may run: it is never accepted, its Service is nowhere.
         let mut object = stored();
-        object["spec"]["network"]["egress"][0] = json!({"host": "a.example", "ports": [443]});
+        object["spec"]["network"]["egress"][0] = json!({"service": {"name": "nowhere"}, "ports": [443]});
         test.create(&object).await.unwrap();
         let api: Api<AgentSandbox> = test.api();
         let dry = PatchParams { dry_run: true, ..PatchParams::default() };
@@ -47,6 +47,11 @@ fn only_time_and_network_may_change() {
             ),
             ("memory", json!({"resources": {"memory": "2Gi"}}), "resources is immutable"),
             ("startupTimeout", json!({"startupTimeout": "6m"}), "startupTimeout is immutable"),
+            (
+                "proxyEnvironment, set",
+                json!({"network": {"proxyEnvironment": true}}),
+                "network.proxyEnvironment is immutable",
+            ),
             ("timeout, raised", json!({"timeout": "11m"}), "timeout may only be lowered"),
             ("timeout, raised by removal", json!({"timeout": null}), "timeout may only be lowered"),
         ];
@@ -61,7 +66,12 @@ fn only_time_and_network_may_change() {
             ("timeout, lowered", json!({"timeout": "9m"})),
             ("timeout, said otherwise", json!({"timeout": "600s"})),
             ("rules, changed", json!({"network": {"egress": [{"cidr": "203.0.113.0/24", "ports": [1]}]}})),
+            (
+                "rules, changed to a host",
+                json!({"network": {"egress": [{"host": "a.example", "ports": [443]}]}}),
+            ),
             ("rules, removed", json!({"network": null})),
+            ("limits, added", json!({"network": {"limits": {"egressBytes": "1Gi"}}})),
             ("ttlAfterFinished, added", json!({"ttlAfterFinished": "5m"})),
         ];
         for (what, spec) in taken {

@@ -1,5 +1,5 @@
-//! The "Internet" of the end-to-end tests: on every address given a TCP echo (7000), a UDP echo (7001), HTTP (80) and
-//! HTTPS (443) that answer with the address asked. It runs in a network namespace that the cluster's node routes to.
+//! The "Internet" of the end-to-end tests: on every address given a TCP echo (7000), a UDP echo (7001), a name server
+//! (53), HTTP (80) and HTTPS (443) that answer with the address, the host and the server name asked. It runs in a network namespace that the cluster's node routes to.
 #![allow(clippy::print_stdout, reason = "a test server says on its output what it serves")]
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,6 +26,7 @@ use tokio_rustls::{
 };
 
 mod certificates;
+mod dns;
 
 /// TCP port that sends back what it gets.
 const TCP_ECHO: u16 = 7000;
@@ -56,8 +57,14 @@ struct Options {
     #[arg(long, default_value = "ca.pem")]
     ca_file: String,
     /// Further names in the HTTPS certificate.
-    #[arg(long, default_values_t = [String::from("*.asbx.test"), String::from("asbx.test")])]
+    #[arg(long, default_values_t = [String::from("*.asbx.test"), String::from("*.wild.asbx.test"), String::from("asbx.test")])]
     name: Vec<String>,
+    /// Folder of files that the web servers have; every other path is answered with a greeting.
+    #[arg(long)]
+    files: Option<PathBuf>,
+    /// A Redis server on the first address, where the machine has the program.
+    #[arg(long)]
+    redis: bool,
     /// End when standard input closes, so that the servers never outlive the tests that started them.
     #[arg(long)]
     while_stdin_open: bool,
@@ -77,16 +84,28 @@ async fn main() -> ExitCode {
 
 async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let tls = acceptor(&options)?;
+    let files: Option<Arc<Path>> = options.files.clone().map(Into::into);
+    let _redis = options.redis.then(|| redis(&options)).transpose()?;
+    let zone = Arc::new(dns::Zone::default());
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     for address in &options.addresses {
         let listen = |port| TcpListener::bind(SocketAddr::new(*address, port));
         let (echo, http, https) = (listen(TCP_ECHO).await?, listen(HTTP).await?, listen(HTTPS).await?);
+        let names = (listen(53).await?, UdpSocket::bind(dns::endpoint(*address)).await?);
+        tokio::spawn(dns::datagrams(names.1, Arc::clone(&zone)));
+        let zone = Arc::clone(&zone);
+        tokio::spawn(accept(names.0, Arc::clone(&slots), move |stream| {
+            dns::stream(stream, Arc::clone(&zone))
+        }));
         let udp = UdpSocket::bind(SocketAddr::new(*address, UDP_ECHO)).await?;
         tokio::spawn(echo_datagrams(udp));
         tokio::spawn(accept(echo, Arc::clone(&slots), echo_stream));
-        tokio::spawn(accept(http, Arc::clone(&slots), answer_plain));
-        let tls = tls.clone();
-        tokio::spawn(accept(https, Arc::clone(&slots), move |stream| answer_tls(stream, tls.clone())));
+        let plain = files.clone();
+        tokio::spawn(accept(http, Arc::clone(&slots), move |stream| answer_plain(stream, plain.clone())));
+        let (tls, files) = (tls.clone(), files.clone());
+        tokio::spawn(accept(https, Arc::clone(&slots), move |stream| {
+            answer_tls(stream, tls.clone(), files.clone())
+        }));
     }
     let ready = options.state_dir.join(&options.ready_file);
     let facts = serde_json::json!({ "pid": std::process::id(), "addresses": options.addresses });
@@ -175,32 +194,116 @@ async fn echo_datagrams(socket: UdpSocket) {
     }
 }
 
-async fn answer_plain(stream: TcpStream) -> std::io::Result<()> {
-    let address = stream.local_addr()?.ip();
-    answer(stream, address).await
+/// Starts a Redis server that ends with this program.
+fn redis(options: &Options) -> std::io::Result<tokio::process::Child> {
+    let address = options.addresses.first().map(ToString::to_string).unwrap_or_default();
+    tokio::process::Command::new("redis-server")
+        .args([
+            "--bind",
+            &address,
+            "--port",
+            "6379",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--protected-mode",
+            "no",
+        ])
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
 }
 
-async fn answer_tls(stream: TcpStream, tls: TlsAcceptor) -> std::io::Result<()> {
-    let address = stream.local_addr()?.ip();
-    answer(tls.accept(stream).await?, address).await
-}
-
-/// Reads one request head and answers `hello from <address>`.
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, address: IpAddr) -> std::io::Result<()> {
-    let mut head = Vec::new();
-    let mut part = [0_u8; 1024];
-    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
-        let read = timeout(Duration::from_secs(10), stream.read(&mut part)).await??;
-        if read == 0 || head.len() > HEAD {
-            return Ok(());
-        }
-        head.extend_from_slice(part.get(..read).unwrap_or_default());
+/// The file that `path` names, if it is one below `root`.
+async fn file(root: Option<&Path>, path: &str) -> Option<Vec<u8>> {
+    let path = path.split('?').next()?.trim_start_matches('/').trim_end_matches('/');
+    if path.is_empty() || path.split('/').any(|part| part.starts_with("..")) {
+        return None;
     }
-    let body = format!("hello from {address}\n");
-    let text = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(text.as_bytes()).await?;
-    stream.shutdown().await
+    let whole = root?.join(path.replace("%2f", "/"));
+    match tokio::fs::read(&whole).await {
+        Ok(data) => Some(data),
+        Err(_) => tokio::fs::read(whole.join("index.html")).await.ok(),
+    }
+}
+
+async fn answer_plain(stream: TcpStream, files: Option<Arc<Path>>) -> std::io::Result<()> {
+    let address = stream.local_addr()?.ip();
+    answer(stream, address, "-", files.as_deref()).await
+}
+
+async fn answer_tls(stream: TcpStream, tls: TlsAcceptor, files: Option<Arc<Path>>) -> std::io::Result<()> {
+    let address = stream.local_addr()?.ip();
+    let stream = tls.accept(stream).await?;
+    let name = stream.get_ref().1.server_name().unwrap_or("-").to_owned();
+    answer(stream, address, &name, files.as_deref()).await
+}
+
+/// Answers every request with `hello from ADDRESS host=HOST sni=NAME path=PATH`, until the peer closes or says so. A body
+/// of the request is read where it has a length.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    address: IpAddr,
+    name: &str,
+    files: Option<&Path>,
+) -> std::io::Result<()> {
+    let mut buffer = Vec::new();
+    loop {
+        let Some(head) = head(&mut stream, &mut buffer).await? else { return Ok(()) };
+        let line = |field: &str| {
+            head.lines().find_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                key.eq_ignore_ascii_case(field).then(|| value.trim().to_owned())
+            })
+        };
+        let mut body: usize = line("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+        while body > 0 {
+            let take = body.min(buffer.len());
+            buffer.drain(..take);
+            body -= take;
+            if body > 0 && stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+        }
+        let close = line("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let host = line("host").unwrap_or_else(|| "-".to_owned());
+        let path = head.split(' ').nth(1).unwrap_or("-");
+        let found = file(files, path).await;
+        // Git asks for what it need not have and takes a greeting for it.
+        let (code, body) = match found {
+            Some(data) => ("200 OK", data),
+            None if path.starts_with("/repo.git/") => ("404 Not Found", Vec::new()),
+            None => {
+                ("200 OK", format!("hello from {address} host={host} sni={name} path={path}\n").into_bytes())
+            }
+        };
+        let kind = if path.starts_with("/simple/") { "text/html" } else { "text/plain" };
+        let text = format!(
+            "HTTP/1.1 {code}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: {}\r\n\r\n",
+            body.len(),
+            if close { "close" } else { "keep-alive" },
+        );
+        stream.write_all(text.as_bytes()).await?;
+        stream.write_all(&body).await?;
+        stream.flush().await?;
+        if close {
+            return stream.shutdown().await;
+        }
+    }
+}
+
+/// The next request head; none where the peer closes or sends too much.
+async fn head<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Vec<u8>) -> std::io::Result<Option<String>> {
+    loop {
+        if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+            let rest = buffer.split_off(end + 4);
+            let head = std::mem::replace(buffer, rest);
+            return Ok(Some(String::from_utf8_lossy(&head).into_owned()));
+        }
+        let read = timeout(Duration::from_secs(30), stream.read_buf(buffer)).await??;
+        if read == 0 || buffer.len() > HEAD {
+            return Ok(None);
+        }
+    }
 }

@@ -17,31 +17,36 @@ use super::{Test, agent, environment, sandbox::LIFE, secs, wait_for};
 /// Deployment of the operator, and its lease.
 pub const CONTROLLER: &str = "agentsandbox-controller";
 
+/// A plain Pod, with no policy, of the same image and the same restrictions as an agent's.
+fn plain_pod(name: &str, command: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": 1000, "runAsGroup": 1000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{
+                "name": "agent",
+                "image": environment().agent_image(),
+                "command": command,
+                "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "192Mi"}},
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    })
+}
+
 impl Test {
     /// Starts a plain Pod, with no policy, of the same image and the same restrictions as an agent's.
     pub async fn plain_pod(&self, name: &str, script: &str, over: Value) {
-        let mut pod = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "labels": {"app": name}},
-            "spec": {
-                "restartPolicy": "Never",
-                "automountServiceAccountToken": false,
-                "enableServiceLinks": false,
-                "terminationGracePeriodSeconds": 1,
-                "securityContext": {
-                    "runAsNonRoot": true, "runAsUser": 1000, "runAsGroup": 1000,
-                    "seccompProfile": {"type": "RuntimeDefault"},
-                },
-                "containers": [{
-                    "name": "agent",
-                    "image": environment().agent_image(),
-                    "command": agent::python(script),
-                    "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "192Mi"}},
-                    "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
-                }],
-            },
-        });
+        let mut pod = plain_pod(name, &json!(agent::python(script)));
         super::sandbox::merge(&mut pod, over);
         self.create(&pod).await.unwrap();
     }
@@ -49,6 +54,27 @@ impl Test {
     /// Runs `script` in a plain Pod to its end and answers what it printed: the positive control of a test.
     pub async fn control(&self, name: &str, script: &str) -> Vec<Value> {
         self.plain_pod(name, script, json!({})).await;
+        self.said_at_the_end(name).await
+    }
+
+    /// The same for a whole command, with `over` merged over the Pod and a volume of it mounted.
+    pub async fn control_with(
+        &self,
+        name: &str,
+        command: &Value,
+        mount: Option<(&str, &str)>,
+        over: Value,
+    ) -> Vec<Value> {
+        let mut pod = plain_pod(name, command);
+        if let Some((volume, path)) = mount {
+            pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": volume, "mountPath": path}]);
+        }
+        super::sandbox::merge(&mut pod, over);
+        self.create(&pod).await.unwrap();
+        self.said_at_the_end(name).await
+    }
+
+    async fn said_at_the_end(&self, name: &str) -> Vec<Value> {
         let pods = self.api::<Pod>();
         wait_for("the control Pod to end", LIFE, || async {
             let phase = pods.get(name).await.unwrap().status?.phase?;

@@ -3,7 +3,10 @@ use std::process::Command;
 
 use tokio::sync::OnceCell;
 
-use super::environment::{environment, output_of};
+use super::{
+    environment::{environment, output_of},
+    internet::ALLOWED,
+};
 
 static DEFINITIONS: OnceCell<()> = OnceCell::const_new();
 static OPERATOR: OnceCell<()> = OnceCell::const_new();
@@ -45,10 +48,16 @@ pub async fn operator() {
             ] {
                 helm.args(["--set", &value]);
             }
-            helm.args([
-                "--set-json",
-                r#"controller.reservedCidrs=["10.244.0.0/16","10.96.0.0/16","192.0.2.0/24"]"#,
-            ]);
+            for value in [
+                format!("controller.reservedCidrs={}", reserved()),
+                // The tests' Internet has documentation addresses, which no name may lead to otherwise.
+                r#"gateway.reachableCidrs=["203.0.113.0/24","198.51.100.0/24"]"#.to_owned(),
+                format!(r#"gateway.nameservers=["{ALLOWED}:53"]"#),
+                // The cluster has no DNS of its own: the Internet's stands for it.
+                format!(r#"controller.clusterDns="{ALLOWED}:53""#),
+            ] {
+                helm.args(["--set-json", &value]);
+            }
             helm.args(["--wait", "--timeout", "180s"]);
             output_of(helm).await;
         })

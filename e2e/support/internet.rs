@@ -67,10 +67,19 @@ pub async fn serve() {
             }
             // Where the harness's own servers run, their CA stays the one in ca.pem.
             let ca = if served.is_empty() { "ca.pem" } else { "ca-e2e.pem" };
+            let site = state.join("www");
+            if !site.exists() {
+                std::fs::create_dir(&site).unwrap();
+                let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/egress/site.py");
+                let made = Command::new("python3").arg(script).arg(&site).status().unwrap();
+                assert!(made.success(), "{script} made no files");
+            }
             let child = Command::new("nsenter")
                 .args([&namespace, env!("CARGO_BIN_EXE_e2e-internet"), "--while-stdin-open"])
-                .args(["--ready-file", mine, "--ca-file", ca, "--state-dir"])
+                .args(["--redis", "--ready-file", mine, "--ca-file", ca, "--state-dir"])
                 .arg(&state)
+                .arg("--files")
+                .arg(&site)
                 .args(&missing)
                 .stdin(Stdio::piped())
                 .spawn()

@@ -98,12 +98,16 @@ where
     let test = Test { namespace: make_namespace(&client, name).await, client };
     let task = tokio::spawn(body(test.clone()));
     let ended = tokio::time::timeout(scaled(TEST_LIFE), task).await;
-    let failure = match ended {
+    let failure: Option<Box<dyn std::any::Any + Send>> = match ended {
         Ok(Ok(())) => None,
         Ok(Err(panic)) => Some(panic.into_panic()),
         Err(_) => Some(Box::new(format!("{name} did not end in {TEST_LIFE:?}")) as _),
     };
-    if failure.is_some() {
+    if let Some(panic) = &failure {
+        // The runtime's threads belong to the test that started it: what they print is not shown with this one.
+        let said =
+            panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+        eprintln!("\n{name}: {}", said.unwrap_or("it panicked without a text"));
         diagnostics::print(&test).await;
     }
     if failure.is_none() || environment().clean_always() {

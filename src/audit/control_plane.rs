@@ -38,6 +38,15 @@ pub enum ControlPlaneEvent {
         /// Name of the Pod.
         name: String,
     },
+    /// The start gate passed: before the agent was started its Pod was measured and found contained.
+    Contained {
+        /// Digest of the egress policy that the Pod was made with.
+        policy_digest: String,
+        /// When the gate passed, RFC 3339.
+        verified_at: String,
+        /// What was found closed, as `Name address`.
+        checks: Vec<String>,
+    },
     /// The sandbox ended.
     Ended {
         /// Reason, such as `Completed`.
@@ -140,6 +149,15 @@ fn to_record(
                 ..call((1, "Create"), "create", "The Pod is created", vec![pod, of_sandbox()])
             }
         }
+        ControlPlaneEvent::Contained { policy_digest, verified_at, checks } => Record {
+            unmapped: json!({
+                "generation": generation,
+                "policy_digest": policy_digest,
+                "verified_at": verified_at,
+                "checks": checks,
+            }),
+            ..call((99, "Verify"), "verify", "The containment was measured", vec![of_sandbox()])
+        },
         ControlPlaneEvent::Ended { reason, message } => {
             let completed = reason == "Completed";
             Record {
@@ -192,6 +210,15 @@ mod tests {
             (ControlPlaneEvent::Refused { reason: text(), message: text() }, 600_399, 2),
             (ControlPlaneEvent::PolicyApplied { name: text(), policy_digest: text() }, 600_301, 1),
             (ControlPlaneEvent::PodCreated { name: text() }, 600_301, 1),
+            (
+                ControlPlaneEvent::Contained {
+                    policy_digest: text(),
+                    verified_at: text(),
+                    checks: vec!["Canary".into(), text()],
+                },
+                600_399,
+                1,
+            ),
             (ControlPlaneEvent::Ended { reason: "Completed".into(), message: text() }, 600_204, 1),
             (ControlPlaneEvent::Ended { reason: "AgentFailed".into(), message: text() }, 600_204, 2),
         ];

@@ -6,6 +6,7 @@ mod control_plane;
 mod network;
 mod ocsf;
 mod sandbox;
+mod steering;
 mod time;
 
 pub use control_plane::{ControlPlaneEvent, ControlPlaneLog};
@@ -15,6 +16,7 @@ pub use ocsf::{
     Product, Record, Resource, Rule, Traffic, User, VERSION,
 };
 pub use sandbox::{IntakeEvent, SandboxRecords};
+pub use steering::EgressEvent;
 pub use time::{now_ms, rfc3339};
 
 /// Why a record could not be written.

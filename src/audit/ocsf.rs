@@ -1,5 +1,5 @@
-//! The part of OCSF 1.8 that the records use: Application Lifecycle (6002), Process Activity (1007), Network Activity
-//! (4001) and API Activity (6003), see <https://schema.ocsf.io/1.8.0>.
+//! The part of OCSF 1.8 that the records use: Application Lifecycle (6002), Process Activity (1007), API Activity
+//! (6003), Network Activity (4001) and DNS Activity (4003), see <https://schema.ocsf.io/1.8.0>.
 use std::io::Write;
 
 use serde::Serialize;
@@ -13,7 +13,7 @@ pub const VERSION: &str = "1.8.0";
 /// Vendor in `metadata.product` and `app`.
 const VENDOR: &str = "agentsandbox.dev";
 
-/// One event of one of the four classes. Fields that a class does not have stay empty and are not written.
+/// One event of one of the classes. Fields that a class does not have stay empty and are not written.
 #[derive(Serialize, Clone, Debug)]
 pub struct Record {
     /// What was done, by the class's own numbers; 99 for what it has none for.
@@ -22,7 +22,7 @@ pub struct Record {
     pub activity_name: &'static str,
     /// 1 System Activity, 4 Network Activity, 6 Application Activity.
     pub category_uid: u32,
-    /// 1007, 4001, 6002 or 6003.
+    /// Class, such as 1007.
     pub class_uid: u32,
     /// `class_uid * 100 + activity_id`.
     pub type_uid: u32,

@@ -122,7 +122,7 @@ impl SandboxRecords {
         }
     }
 
-    fn metadata(&self, sequence: u64) -> Metadata {
+    pub(super) fn metadata(&self, sequence: u64) -> Metadata {
         Metadata {
             version: VERSION,
             uid: format!("{}-{sequence}", self.sandbox.uid),

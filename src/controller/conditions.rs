@@ -4,6 +4,10 @@ use k8s_openapi::jiff::Timestamp;
 
 /// The spec was found valid.
 pub const ACCEPTED: &str = "Accepted";
+/// The start gate found the Pod contained before the agent was started.
+pub const CONTAINED: &str = "Contained";
+/// The gateway holds the sandbox's policy.
+pub const EGRESS_READY: &str = "EgressReady";
 /// The agent's process runs.
 pub const RUNNING: &str = "Running";
 /// The sandbox ended; nothing starts again.

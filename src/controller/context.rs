@@ -7,8 +7,10 @@ use kube::Client;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
+use tokio::sync::watch;
 
 use super::backoff::Backoff;
+use super::crash::Crash;
 use super::error::Error;
 use super::lease::Fence;
 use super::pod::SlimPod;
@@ -25,8 +27,8 @@ pub type Guarded = DeserializeGuard<AgentSandbox>;
 pub struct Context {
     /// Client without retries: back-off is per object.
     pub client: Client,
-    /// Settings of the operator.
-    pub settings: Settings,
+    /// Settings of the operator, which change with what is found in the cluster.
+    pub settings: watch::Receiver<Arc<Settings>>,
     /// Every sandbox.
     pub sandboxes: Store<Guarded>,
     /// Pods of ours.
@@ -45,12 +47,23 @@ pub struct Context {
     pub backoff: Backoff,
     /// Statuses that the watch may not have brought yet.
     pub memory: Memory,
+    /// Fault injection.
+    pub crash: Crash,
 }
 
 impl Context {
+    /// The settings as they are now. One reconcile asks once, so that it does not mix two of them.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.borrow())
+    }
+
     /// Whether this process may write; asked before every write.
     pub fn may_write(&self) -> Result<(), Error> {
-        if self.fence.holds() { Ok(()) } else { Err(Error::NotLeader) }
+        if !self.fence.holds() {
+            return Err(Error::NotLeader);
+        }
+        self.crash.before_write();
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::ContainerStateTerminated;
 use k8s_openapi::jiff::Timestamp;
 
+use super::gate::{self, NOT_CONTAINED};
 use super::lifecycle::bounded;
 use super::pod::SlimPod;
 use crate::api::v1alpha1::{Outcome, Usage};
@@ -66,9 +67,8 @@ fn by_pod(pod: &SlimPod, started: bool) -> Option<(&'static str, String)> {
             let disk = ["ephemeral", "emptydir"].iter().any(|word| message.to_lowercase().contains(word));
             Some((if disk { "DiskLimitExceeded" } else { "Evicted" }, message))
         }
-        Some("DeadlineExceeded") => {
-            Some((if started { "DeadlineExceeded" } else { "StartupTimeout" }, message))
-        }
+        Some("DeadlineExceeded") if started => Some(("DeadlineExceeded", message)),
+        Some("DeadlineExceeded") => Some(not_contained(pod).unwrap_or(("StartupTimeout", message))),
         Some("NodeLost") => Some(("NodeLost", message)),
         Some("NodeShutdown" | "Terminated" | "Preempting") => Some(("Evicted", message)),
         _ => {
@@ -104,7 +104,7 @@ fn by_container(
     match report.map(|r| r.cause) {
         Some(Cause::DeadlineExceeded) => ("DeadlineExceeded", said()),
         Some(Cause::InvalidCommand) => ("InvalidCommand", said()),
-        Some(Cause::NotContained) => ("NotContained", said()),
+        Some(Cause::NotContained) => (NOT_CONTAINED, said()),
         Some(Cause::OutOfMemory) => ("OutOfMemory", said()),
         Some(Cause::AuditLost) => ("AuditLost", said()),
         Some(Cause::Terminated) => ("PodDeleted", said()),
@@ -117,16 +117,24 @@ fn by_container(
 
 /// The Pod failed and its agent has no state: an init container failed, or the kubelet refused the Pod.
 fn without_agent(pod: &SlimPod) -> (&'static str, String) {
+    if let Some(ending) = not_contained(pod) {
+        return ending;
+    }
     let failed = pod.status.init_container_statuses.iter().find_map(|container| {
         let terminated = container.state.as_ref()?.terminated.as_ref()?;
         (terminated.exit_code != 0).then(|| (container.name.clone(), terminated.exit_code))
     });
     if let Some((name, code)) = failed {
-        return ("NotContained", format!("container {name} failed with exit code {code}"));
+        return (NOT_CONTAINED, format!("container {name} failed with exit code {code}"));
     }
     let reason = pod.status.reason.as_deref().unwrap_or("Failed");
     let message = pod.status.message.as_deref().unwrap_or("the node refused the Pod");
     ("AdmissionDenied", format!("{reason}: {message}"))
+}
+
+/// The agent never started because the start gate did not pass.
+fn not_contained(pod: &SlimPod) -> Option<(&'static str, String)> {
+    Some((NOT_CONTAINED, gate::failure(pod)?.message))
 }
 
 /// The report, if it is one and agrees with the exit code that the kubelet saw.

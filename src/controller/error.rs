@@ -36,6 +36,9 @@ pub enum Error {
     /// The audit record could not be written.
     #[error("{0}")]
     Audit(#[from] crate::audit::RecordError),
+    /// A certificate could not be made.
+    #[error("the gateway's certificate cannot be made: {0}")]
+    Certificate(#[from] super::certificates::MakeError),
 }
 
 impl Error {
@@ -53,6 +56,7 @@ impl Error {
             Self::Panicked => "Panicked",
             Self::Json(_) => "Json",
             Self::Audit(_) => "Audit",
+            Self::Certificate(_) => "Certificate",
         }
     }
 }

@@ -10,3 +10,5 @@ pub const STATUS: &str = "agentsandbox/status";
 pub const RELEASE: &str = "agentsandbox/release";
 /// Writes the Lease.
 pub const LEASE: &str = "agentsandbox/lease";
+/// Writes the Secrets of the gateway's certificates.
+pub const CERTIFICATES: &str = "agentsandbox/certificates";

@@ -1,4 +1,5 @@
-//! Whether the watch caches are filled: before that, an object that exists looks like one that does not.
+//! Whether the watch caches are filled and the gateway was looked for: before that, an object that exists looks like
+//! one that does not.
 //!
 //! Not `Store::wait_until_ready`: it wakes only the task that asked last (a oneshot receiver holds one waker), so that
 //! of several waiters all but one may sleep for ever.
@@ -27,9 +28,14 @@ impl Filled {
         stream.inspect(move |event| {
             if first && matches!(event, Ok(watcher::Event::InitDone)) {
                 first = false;
-                left.send_modify(|left| *left = left.saturating_sub(1));
+                one_less(&left);
             }
         })
+    }
+
+    /// Counts what is no cache.
+    pub fn done(&self) {
+        one_less(&self.0);
     }
 
     /// Ready when every cache is filled.
@@ -37,6 +43,10 @@ impl Filled {
         // The sender lives in `self`: it cannot be closed.
         let _ = self.0.subscribe().wait_for(|left| *left == 0).await;
     }
+}
+
+fn one_less(left: &watch::Sender<usize>) {
+    left.send_modify(|left| *left = left.saturating_sub(1));
 }
 
 #[cfg(test)]

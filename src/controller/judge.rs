@@ -76,3 +76,108 @@ pub fn limits(sandbox: &AgentSandbox, plan: &Plan<Prepared>) -> LimitsStatus {
     };
     LimitsStatus { pids, user_namespace }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plan::Foreign;
+
+    fn sandbox(spec: &Value) -> AgentSandbox {
+        let mut whole = json!({"image": "i", "command": ["c"]});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u"}, "spec": whole,
+        }))
+        .unwrap()
+    }
+
+    fn judged(sandbox: &AgentSandbox, exists: bool) -> Judged {
+        judge(sandbox, &Observed::default(), &Settings::default(), exists)
+    }
+
+    /// Networks that the plan's policy opens.
+    fn opened(judged: &Judged) -> Option<Vec<String>> {
+        let rules = judged.plan.as_ref()?.policy.spec.as_ref()?.egress.clone()?;
+        let peers = rules.into_iter().flat_map(|rule| rule.to.unwrap_or_default());
+        Some(peers.filter_map(|peer| Some(peer.ip_block?.cidr)).collect())
+    }
+
+    const GOOD: &str = "198.51.100.0/24";
+
+    fn rules(cidrs: &[&str]) -> Value {
+        json!({"network": {"egress": cidrs.iter().map(|c| json!({"cidr": c, "ports": [443]})).collect::<Vec<_>>()}})
+    }
+
+    #[test]
+    fn a_valid_spec_is_planned_whether_or_not_its_pod_exists() {
+        for exists in [false, true] {
+            let judged = judged(&sandbox(&rules(&[GOOD])), exists);
+            assert_eq!((opened(&judged), judged.refused), (Some(vec![GOOD.to_owned()]), None));
+        }
+    }
+
+    #[test]
+    fn a_refused_spec_is_not_planned_and_a_running_one_is_narrowed() {
+        let bad = sandbox(&rules(&["169.254.169.254/32", GOOD, "127.0.0.0/8"]));
+        let new = judged(&bad, false);
+        assert!(new.plan.is_none());
+        let refused = new.refused.unwrap();
+        assert_eq!((refused.reason.as_str(), refused.heals), (reason::RESERVED_ADDRESS, true));
+        assert!(
+            refused.message.contains("egress[0]") && refused.message.contains("egress[2]"),
+            "{refused:?}"
+        );
+        let running = judged(&bad, true);
+        assert_eq!(opened(&running), Some(vec![GOOD.to_owned()]));
+        assert!(running.refused.is_some());
+        // Eleven rules: the refusal of number 10 is none of number 1.
+        let mut many = vec![GOOD; 10];
+        many.push("127.0.0.1/32");
+        assert_eq!(opened(&judged(&sandbox(&rules(&many)), true)).unwrap().len(), 10);
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_network_as_a_whole_closes_all_of_it() {
+        let many: Vec<&str> = std::iter::repeat_n(GOOD, 257).collect();
+        assert_eq!(opened(&judged(&sandbox(&rules(&many)), true)), Some(Vec::new()));
+    }
+
+    #[test]
+    fn only_what_an_edit_or_the_cluster_can_change_heals() {
+        let foreign = Observed { foreign: [Foreign::PodTaken].into(), ..Observed::default() };
+        let heals = |sandbox: &AgentSandbox, observed: &Observed| {
+            judge(sandbox, observed, &Settings::default(), false).refused.unwrap().heals
+        };
+        assert!(heals(&sandbox(&rules(&["127.0.0.0/8"])), &Observed::default()));
+        assert!(heals(&sandbox(&json!({})), &foreign));
+        let never = json!({"runAs": {"user": 0}});
+        assert!(!heals(&sandbox(&never), &Observed::default()));
+        assert!(!heals(&sandbox(&never), &foreign));
+        // And nothing is planned for it, whether or not its Pod exists.
+        assert!(judged(&sandbox(&never), true).plan.is_none());
+    }
+
+    #[test]
+    fn limits_say_what_holds_the_process_limit() {
+        let of = |spec: Value, user_namespaces: bool| {
+            let sandbox = sandbox(&spec);
+            let settings = Settings { user_namespaces, ..Settings::default() };
+            let plan = judge(&sandbox, &Observed::default(), &settings, false).plan.unwrap();
+            limits(&sandbox, &plan)
+        };
+        for (spec, user_namespaces, pids) in [
+            (json!({}), false, PidsEnforcement::OwnUser),
+            (json!({}), true, PidsEnforcement::UserNamespace),
+            (json!({"runAs": {"user": 1000}}), false, PidsEnforcement::SharedUser),
+            (json!({"runAs": {"user": 1000}}), true, PidsEnforcement::UserNamespace),
+            (json!({"isolation": {"runtimeClassName": "gvisor"}}), true, PidsEnforcement::Runtime),
+        ] {
+            let limits = of(spec.clone(), user_namespaces);
+            assert_eq!(limits.pids, pids, "{spec}");
+            assert_eq!(limits.user_namespace, pids == PidsEnforcement::UserNamespace);
+        }
+    }
+}

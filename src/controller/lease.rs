@@ -56,6 +56,12 @@ impl Fence {
         until.is_some_and(|until| Instant::now() < until)
     }
 
+    /// Lets write for `time`.
+    #[cfg(test)]
+    pub fn open_for(&self, time: Duration) {
+        self.set(Some(Instant::now() + time));
+    }
+
     fn set(&self, until: Option<Instant>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::ContainerStatus;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::ending::{Ending, classify_end};
+use super::gate::{self, NOT_CONTAINED};
 use super::pod::SlimPod;
 
 /// Time that an unreachable node has before its sandboxes count as lost.
@@ -15,7 +16,7 @@ const SLACK: Duration = Duration::from_secs(1);
 /// What is known of a sandbox that has not finished.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// Creation of the AgentSandbox.
+    /// Creation of the AgentSandbox, or when its spec was accepted where that was later.
     pub created: Timestamp,
     /// Time from there to the start of the agent.
     pub startup_timeout: Duration,
@@ -150,16 +151,20 @@ fn running(facts: &Facts<'_>, pod: &SlimPod, started: Timestamp) -> Step {
 
 fn starting(facts: &Facts<'_>, pod: &SlimPod) -> Step {
     let until = after(facts.created, facts.startup_timeout);
-    let (reason, message) = match pod.containers().find_map(waiting) {
-        Some((Wait::Hopeless, message)) => {
-            return finished(Ending::by_us("ImagePullFailed", &message, None));
-        }
-        Some((Wait::Named(reason), message)) => (reason, message),
-        None => unscheduled(pod)
+    let waiting = pod.containers().find_map(waiting);
+    if let Some((Wait::Hopeless, message)) = waiting {
+        return finished(Ending::by_us("ImagePullFailed", &message, None));
+    }
+    // The gate's word comes before the kubelet's, which knows only that the sidecar ended and is started again.
+    let (reason, message) = match (gate::failure(pod), waiting) {
+        (Some(failure), _) => (NOT_CONTAINED, failure.message),
+        (None, Some((Wait::Named(reason), message))) => (reason, message),
+        (None, _) => unscheduled(pod)
             .unwrap_or_else(|| ("PodStarting", "the Pod is being set up on its node".to_owned())),
     };
     if facts.now >= until {
-        return finished(Ending::by_us("StartupTimeout", &message, None));
+        let reason = if reason == NOT_CONTAINED { reason } else { "StartupTimeout" };
+        return finished(Ending::by_us(reason, &message, None));
     }
     Step::Starting { reason, message, until }
 }

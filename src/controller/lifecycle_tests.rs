@@ -169,3 +169,39 @@ fn lost_pods_nodes_and_policies_end_the_sandbox() {
     assert_eq!(step(&lost).check(), Some(at(60)));
     assert_eq!(reason_of(step(&Facts { now: at(60), ..lost })), "NodeLost");
 }
+
+#[test]
+fn a_gate_that_does_not_pass_is_the_reason_and_at_last_the_end() {
+    let words =
+        json!({"cause": "NotContained", "message": "the API server is reachable", "checks": []}).to_string();
+    let sidecar = |state: Value, message: &str, code: i32| {
+        json!([{"name": "sidecar", "image": "i", "imageID": "", "ready": false, "restartCount": 2, "state": state,
+            "lastState": {"terminated": {"exitCode": code, "message": message}}}])
+    };
+    let crashing = || json!({"waiting": {"reason": "CrashLoopBackOff", "message": "m"}});
+    let of = |phase: Value, sidecar: Value| with(phase, "initContainerStatuses", sidecar);
+    let pending = || json!({"phase": "Pending"});
+    let failing = pod(of(pending(), sidecar(crashing(), &words, 78)));
+    let Step::Starting { reason, message, until } = step(&facts(Some(&failing), 30)) else { panic!() };
+    assert_eq!((reason, message.as_str(), until), ("NotContained", "the API server is reachable", at(60)));
+    // Between two tries it is the same status: no write.
+    let trying =
+        pod(of(pending(), sidecar(json!({"running": {"startedAt": at(29).to_string()}}), &words, 78)));
+    assert_eq!(step(&facts(Some(&trying), 30)), step(&facts(Some(&failing), 30)));
+    for (status, now, want) in [
+        (of(pending(), sidecar(crashing(), &words, 78)), 60, "NotContained"),
+        (of(pending(), sidecar(crashing(), "panic", 101)), 30, "starting CrashLoopBackOff"),
+        (of(pending(), sidecar(crashing(), "panic", 101)), 60, "StartupTimeout"),
+        // The controller was away, and the kubelet's own clock ended the Pod.
+        (
+            of(json!({"phase": "Failed", "reason": "DeadlineExceeded"}), sidecar(crashing(), &words, 78)),
+            30,
+            "NotContained",
+        ),
+        (of(json!({"phase": "Failed"}), sidecar(crashing(), &words, 78)), 30, "NotContained"),
+        (of(running(), sidecar(json!({"running": {}}), &words, 78)), 30, "running"),
+    ] {
+        let pod = pod(status.clone());
+        assert_eq!(reason_of(step(&facts(Some(&pod), now))), want, "{status}");
+    }
+}

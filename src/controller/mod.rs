@@ -12,14 +12,20 @@
 //! | `networking.k8s.io` | networkpolicies | get, list, watch, create, patch |
 //! | `events.k8s.io` | events | create, patch |
 //! | `coordination.k8s.io` | leases (own namespace) | get, create, update |
+//! | core | secrets (own namespace) | create; get, patch for `agentsandbox-egress-ca` and `agentsandbox-gateway-tls` |
 mod apply;
 mod backoff;
+mod canary;
+mod certificates;
 mod conditions;
 mod context;
+mod crash;
 mod ending;
 mod error;
 mod field_managers;
 mod filled;
+mod gate;
+mod gateway;
 mod gather;
 mod judge;
 mod lease;
@@ -34,4 +40,4 @@ mod status;
 
 pub use error::Error;
 pub(crate) use filled::Filled;
-pub use run::{Options, RunError, run};
+pub use run::{Options, RunError, duration, run};

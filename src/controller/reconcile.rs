@@ -17,15 +17,16 @@ use super::context::{Context, Guarded, Identity};
 use super::ending::Ending;
 use super::error::{Doing, Error};
 use super::field_managers;
+use super::gate;
 use super::gather::{Seen, gather};
 use super::judge::{Judged, digest, judge, limits};
 use super::lifecycle::{Facts, Step, after, step};
-use super::notices::{announce, publish, record, record_change};
+use super::notices::{announce, announce_unreadable, publish, record, record_change};
 use super::pod::SlimPod;
-use super::status::{self, Inputs, Refused};
+use super::status::{self, GATEWAY_UNAVAILABLE, Inputs, Refused};
 use crate::api::v1alpha1::{AgentSandbox, AgentSandboxStatus};
 use crate::audit::ControlPlaneEvent;
-use crate::plan::{Plan, Prepared};
+use crate::plan::{Plan, Prepared, Settings};
 use crate::telemetry::{ErrorLabels, ResultLabels};
 
 /// Longest time of one reconcile.
@@ -41,6 +42,7 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
         Err(invalid) => {
             tracing::warn!(name = ?invalid.metadata.name, namespace = ?invalid.metadata.namespace,
                 error = %invalid.error, "an AgentSandbox cannot be read; left alone");
+            announce_unreadable(&context, invalid).await;
             return Ok(Action::await_change());
         }
     };
@@ -76,11 +78,14 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
     }
     let seen = gather(context, sandbox, &before, &identity).await?;
     let exists = seen.pod.is_some() || before.pod_name.is_some();
-    let judged = judge(sandbox, &seen.observed, &context.settings, exists);
-    let work = Work { context, sandbox, identity: &identity, before: &before, seen: &seen };
+    let settings = context.settings();
+    let judged = judge(sandbox, &seen.observed, &settings, exists);
+    let work =
+        Work { context, settings: &settings, sandbox, identity: &identity, before: &before, seen: &seen };
     let done = Box::pin(work.apply(judged)).await?;
-    let status = status::next(&before, &done.inputs(sandbox, &identity));
-    if status != before {
+    let exceptions = exceptions(&settings);
+    let status = status::next(&before, &done.inputs(sandbox, &identity, &exceptions));
+    if status::worth_writing(&before, &status) {
         work.write(&status).await?;
     }
     if holds(&status.conditions, FINISHED) == Some(true) {
@@ -97,6 +102,7 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
 /// One sandbox that has not finished.
 struct Work<'a> {
     context: &'a Context,
+    settings: &'a Settings,
     sandbox: &'a AgentSandbox,
     identity: &'a Identity,
     before: &'a AgentSandboxStatus,
@@ -115,7 +121,7 @@ struct Done {
 }
 
 impl Done {
-    fn inputs(&self, sandbox: &AgentSandbox, identity: &Identity) -> Inputs<'_> {
+    fn inputs<'a>(&'a self, sandbox: &AgentSandbox, identity: &Identity, exceptions: &'a str) -> Inputs<'a> {
         Inputs {
             generation: sandbox.metadata.generation,
             refused: self.refused.as_ref(),
@@ -125,6 +131,8 @@ impl Done {
             node_name: self.pod.as_ref().and_then(|pod| pod.spec.node_name.clone()),
             policy_digest: self.policy_digest.clone(),
             limits: self.limits.clone(),
+            containment: self.pod.as_ref().and_then(gate::containment),
+            exceptions,
             now: self.now,
         }
     }
@@ -176,7 +184,7 @@ impl Work<'_> {
             created,
             startup_timeout: spec.startup_timeout.parse().unwrap_or(Duration::from_mins(5)),
             timeout: spec.timeout.parse().unwrap_or(Duration::from_mins(30)),
-            grace: self.context.settings.grace,
+            grace: self.settings.grace,
             pod_expected: self.before.pod_name.is_some(),
             started: self.before.started_at.as_ref().map(|t| t.0),
             pod,
@@ -191,6 +199,11 @@ impl Work<'_> {
 
     /// Makes the policy, then the Pod.
     async fn create(&self, plan: Plan<Prepared>, done: &mut Done) -> Result<(), Error> {
+        if self.settings.gateway.as_ref().is_some_and(|gateway| gateway.reach.is_none()) {
+            let message = "the operator has not found the egress gateway; its log says what is missing";
+            done.blocked = Some((GATEWAY_UNAVAILABLE, message.to_owned()));
+            return Ok(());
+        }
         match apply::policy(self.context, self.identity, self.seen.policy.as_deref(), &plan.policy).await? {
             PolicyResult::Taken => {
                 self.taken("NetworkPolicy", done);
@@ -311,8 +324,13 @@ async fn finished(
     status: &AgentSandboxStatus,
 ) -> Result<Action, Error> {
     let seen = gather(context, sandbox, status, identity).await?;
-    if let Some(pod) = seen.pod.as_deref().filter(|pod| runs(pod)) {
-        apply::delete_pod(context, pod).await?;
+    if let Some(pod) = seen.pod.as_deref() {
+        if runs(pod) {
+            apply::delete_pod(context, pod).await?;
+        }
+        if !has_ended(pod) {
+            confine(context, sandbox, identity, &seen, pod).await?;
+        }
     }
     context.backoff.reset(&identity.sandbox.uid);
     let Some(expiry) = expiry(sandbox, status) else { return Ok(Action::await_change()) };
@@ -329,10 +347,37 @@ async fn finished(
     Ok(Action::await_change())
 }
 
-/// Whether the agent of `pod` still runs, or still could.
+/// Holds the policy, and the label by which it selects the Pod, while the agent of a finished sandbox runs out its
+/// grace.
+async fn confine(
+    context: &Context,
+    sandbox: &AgentSandbox,
+    identity: &Identity,
+    seen: &Seen,
+    pod: &SlimPod,
+) -> Result<(), Error> {
+    let Some(plan) = judge(sandbox, &seen.observed, &context.settings(), true).plan else { return Ok(()) };
+    if seen.pod_stripped {
+        apply::repair_pod(context, identity, pod, &plan.pod).await?;
+    }
+    apply::policy(context, identity, seen.policy.as_deref(), &plan.policy).await?;
+    Ok(())
+}
+
+/// Whether the agent of `pod` still runs, or still could, and nobody asked for its end.
 fn runs(pod: &SlimPod) -> bool {
-    let ended = pod.agent().and_then(|a| a.state.as_ref()).is_some_and(|s| s.terminated.is_some());
-    !ended && !pod.is_terminal() && !pod.is_deleting()
+    !has_ended(pod) && !pod.is_deleting()
+}
+
+/// Whether the agent of `pod` has ended, or never can start.
+fn has_ended(pod: &SlimPod) -> bool {
+    pod.agent().and_then(|a| a.state.as_ref()).is_some_and(|s| s.terminated.is_some()) || pod.is_terminal()
+}
+
+/// Networks that names may resolve to by the administrator's exception.
+fn exceptions(settings: &Settings) -> String {
+    let networks = settings.gateway.iter().flat_map(|gateway| &gateway.reachable_cidrs);
+    networks.map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn expiry(sandbox: &AgentSandbox, status: &AgentSandboxStatus) -> Option<Timestamp> {

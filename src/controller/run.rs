@@ -12,18 +12,22 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config, Resource};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::backoff::Backoff;
+use super::canary;
+use super::certificates::Certificates;
 use super::context::{Context, Guarded, Identity, Memory};
+use super::crash::Crash;
 use super::filled::Filled;
+use super::gateway::{Finder, arrivals};
 use super::lease::{Elector, Fence};
 use super::pod::SlimPod;
 use super::reconcile::{on_error, reconcile};
 use super::release::release;
 use crate::api::v1alpha1::AgentSandbox;
 use crate::audit::ControlPlaneLog;
-use crate::plan::{Settings, labels};
+use crate::plan::{GatewaySettings, Settings, gateway_name, labels};
 use crate::telemetry::{self, Health, LogFormat, Metrics};
 
 const CONTROLLER: &str = "agentsandbox-controller";
@@ -49,6 +53,19 @@ pub struct Options {
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "AGENTSANDBOX_ADMIN_ADDRESS", default_value = "0.0.0.0:8080")]
     pub admin_address: SocketAddr,
+    /// Address of the canary, which every Pod but a sandbox's must be able to reach.
+    #[arg(long, env = "AGENTSANDBOX_CANARY_ADDRESS", default_value = "0.0.0.0:8444")]
+    pub canary_address: SocketAddr,
+    /// Name of the egress gateway's Service, in this process's own namespace.
+    #[arg(long, env = "AGENTSANDBOX_GATEWAY_SERVICE", default_value = "agentsandbox-gateway")]
+    pub gateway_service: String,
+    /// Network that names may resolve to though the gateway refuses it by itself; shown in status. May be repeated.
+    #[arg(long = "reachable-cidr", env = "AGENTSANDBOX_REACHABLE_CIDRS", value_delimiter = ',')]
+    pub reachable_cidrs: Vec<IpNet>,
+    /// Address and port of the cluster's DNS, which a sandbox must not reach; without it the first server that
+    /// /etc/resolv.conf lists.
+    #[arg(long, env = "AGENTSANDBOX_CLUSTER_DNS")]
+    pub cluster_dns: Option<SocketAddr>,
     /// Form of the logs.
     #[arg(long, env = "AGENTSANDBOX_LOG_FORMAT", value_enum, default_value = "json")]
     pub log_format: LogFormat,
@@ -70,6 +87,9 @@ pub struct Options {
     /// Time after which another replica takes over.
     #[arg(long, env = "AGENTSANDBOX_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     pub lease_duration: Duration,
+    /// For tests: end in front of the write after this many, as if killed there.
+    #[arg(long, env = "AGENTSANDBOX_EXIT_AFTER_WRITES", hide = true)]
+    pub exit_after_writes: Option<u64>,
 }
 
 /// Why the controller could not run.
@@ -95,7 +115,8 @@ pub enum RunError {
     Stopped,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A duration of the command line.
+pub fn duration(text: &str) -> Result<Duration, String> {
     crate::api::v1alpha1::GoDuration::from_text(text).parse().map_err(|error| error.to_string())
 }
 
@@ -105,6 +126,8 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let (health, metrics) = (Health::default(), Arc::new(Metrics::default()));
     let listener = tokio::net::TcpListener::bind(options.admin_address).await?;
     tokio::spawn(telemetry::serve(listener, health.clone(), Arc::<Metrics>::clone(&metrics), level));
+    // Before the election: a start gate needs one that answers, and only one replica leads.
+    tokio::spawn(canary::serve(tokio::net::TcpListener::bind(options.canary_address).await?));
     let stop = stop_signal()?;
     futures::pin_mut!(stop);
     let client = client().await?;
@@ -163,7 +186,8 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
     let (pods, pod_writer) = store::<SlimPod>();
     let (policies, policy_writer) = store::<NetworkPolicy>();
     let (sandboxes, sandbox_writer) = store::<Guarded>();
-    let filled = Filled::new(3);
+    // Three caches, and the gateway.
+    let filled = Filled::new(4);
     let pod_stream = filled
         .count(
             watcher(Api::<SlimPod>::all(client.clone()), ours())
@@ -188,13 +212,18 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
                 .reflect(sandbox_writer),
         )
         .touched_objects();
+    let (settings, known) = watch::channel(Arc::new(settings(options)));
+    let finding = {
+        let filled = filled.clone();
+        Box::pin(finder(&client, options, &fence, &metrics).keep(settings, move || filled.done()))
+    };
     let context = Arc::new(Context {
         recorder: Recorder::new(
             client.clone(),
             Reporter { controller: CONTROLLER.to_owned(), instance: Some(options.identity.clone()) },
         ),
         client,
-        settings: settings(options),
+        settings: known.clone(),
         sandboxes: sandboxes.clone(),
         pods,
         policies,
@@ -203,10 +232,12 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
         audit: ControlPlaneLog::new(std::io::stdout()),
         backoff: Backoff::default(),
         memory: Memory::default(),
+        crash: Crash::after(options.exit_after_writes),
     });
     let (for_pods, for_policies) = (sandboxes.clone(), sandboxes.clone());
     let controller = Controller::for_stream(waking(sandbox_stream, Arc::clone(&wake)), sandboxes.clone())
         .with_config(controller::Config::default().concurrency(8).debounce(Duration::from_millis(50)))
+        .reconcile_all_on(arrivals(known))
         .watches_stream(waking(pod_stream, Arc::clone(&wake)), move |pod: SlimPod| {
             owner_of(&pod.metadata, &for_pods)
         })
@@ -242,6 +273,21 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
     tokio::select! {
         () = running => {}
         () = releasing => {}
+        () = finding => {}
+    }
+}
+
+fn finder(client: &Client, options: &Options, fence: &Fence, metrics: &Arc<Metrics>) -> Finder {
+    let server_name = gateway_name(&options.namespace);
+    Finder {
+        client: client.clone(),
+        namespace: options.namespace.clone(),
+        service: options.gateway_service.clone(),
+        certificates: Certificates::new(client.clone(), &options.namespace, &server_name, fence.clone()),
+        server_name,
+        dns: options.cluster_dns,
+        resolv_conf: "/etc/resolv.conf".into(),
+        metrics: Arc::clone(metrics),
     }
 }
 
@@ -271,6 +317,11 @@ fn settings(options: &Options) -> Settings {
         reserved_cidrs: options.reserved_cidrs.clone(),
         user_namespaces: options.user_namespaces,
         priority_class: options.priority_class.clone(),
+        gateway: Some(GatewaySettings {
+            namespace: options.namespace.clone(),
+            reachable_cidrs: options.reachable_cidrs.clone(),
+            reach: None,
+        }),
         ..Settings::default()
     }
 }

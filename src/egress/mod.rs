@@ -1,2 +1,4 @@
-//! What sidecar and gateway say to each other. See `docs/design/0007-egress.md`.
+//! What sidecar and gateway say to each other, and what the sidecar says of the start. See
+//! `docs/design/0007-egress.md`.
+pub mod containment;
 pub mod wire;

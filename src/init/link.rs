@@ -6,8 +6,9 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::{Duration, Instant};
 
 use super::config::AUDIT_SOCKET;
-use super::wire::{InitEvent, InitRecord, MAX_LINE};
+use super::wire::{InitEvent, InitRecord, MAX_ANSWER, MAX_LINE};
 use crate::audit::now_ms;
+use crate::egress::wire::EgressSummary;
 
 /// Longest wait for the sidecar, to connect and for each answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -57,8 +58,8 @@ impl Link {
         self.sent
     }
 
-    /// Sends `event` and waits for its confirmation.
-    pub fn send(&mut self, event: InitEvent) -> Result<(), LinkError> {
+    /// Sends `event` and waits for its confirmation. Returns what the sidecar says of the egress, at the end.
+    pub fn send(&mut self, event: InitEvent) -> Result<Option<EgressSummary>, LinkError> {
         let id = self.sent + 1;
         let mut line = serde_json::to_vec(&InitRecord { id, time: now_ms(), event })?;
         line.push(b'\n');
@@ -67,18 +68,16 @@ impl Link {
         }
         self.stream.write_all(&line)?;
         let answer = self.read_answer()?;
-        if answer != id.to_string() {
-            return Err(LinkError::Answer(answer));
-        }
+        let summary = confirm(&answer, id)?;
         self.sent = id;
-        Ok(())
+        Ok(summary)
     }
 
-    /// One line of at most 32 bytes, within [`PATIENCE`] in all.
+    /// One line of at most [`MAX_ANSWER`] bytes, within [`PATIENCE`] in all.
     fn read_answer(&mut self) -> Result<String, LinkError> {
         let end = Instant::now() + PATIENCE;
         let mut answer = String::new();
-        while answer.len() < 32 {
+        while answer.len() <= MAX_ANSWER {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(io::Error::from(io::ErrorKind::TimedOut).into());
@@ -97,9 +96,37 @@ impl Link {
     }
 }
 
+/// Whether `answer` confirms record `id`, and what it says more.
+fn confirm(answer: &str, id: u64) -> Result<Option<EgressSummary>, LinkError> {
+    let wrong = || LinkError::Answer(answer.to_owned());
+    match answer.strip_prefix(&id.to_string()).ok_or_else(wrong)? {
+        "" => Ok(None),
+        rest => {
+            let json = rest.strip_prefix(' ').ok_or_else(wrong)?;
+            serde_json::from_str(json).map(Some).map_err(|_| wrong())
+        }
+    }
+}
+
 impl AsFd for Link {
     /// The socket. Between two records it has nothing to read: if it does, the sidecar is gone or broken.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_confirmation_may_go_on_with_a_summary() {
+        let counted = EgressSummary { allowed: 2, denied: 1, ..EgressSummary::default() };
+        let json = serde_json::to_string(&counted).unwrap();
+        assert_eq!(confirm("12", 12).unwrap(), None);
+        assert_eq!(confirm(&format!("12 {json}"), 12).unwrap(), Some(counted));
+        for wrong in ["1", "123", "12 ", "12{}", " 12", "12 x", "13"] {
+            assert!(confirm(wrong, 12).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What `sandbox-init` says at the end, as JSON in the container's termination message (at most 4096 bytes).
 use serde::{Deserialize, Serialize};
 
+use crate::egress::wire::EgressSummary;
+
 /// Form of the report that this build writes.
 pub const REPORT_VERSION: u32 = 1;
 
@@ -60,6 +62,9 @@ pub struct TerminationReport {
     pub user_namespace: bool,
     /// Records handed to the sidecar.
     pub records: i64,
+    /// What went through the sidecar, as it counted; not where it carries no egress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressSummary>,
 }
 
 impl Default for TerminationReport {
@@ -78,6 +83,7 @@ impl Default for TerminationReport {
             landlock_abi: 0,
             user_namespace: false,
             records: 0,
+            egress: None,
         }
     }
 }

@@ -146,10 +146,13 @@ fn conclude(
 fn hand_over(mut report: TerminationReport, link: &mut Link) -> TerminationReport {
     let count = |records: u64| i64::try_from(records).unwrap_or(i64::MAX);
     report.records = count(link.confirmed().saturating_add(1));
-    if let Err(error) = link.send(InitEvent::Ended(report.clone())) {
-        report.records = count(link.confirmed());
-        report.cause = Cause::AuditLost;
-        report.message = cut(&error.to_string());
+    match link.send(InitEvent::Ended(report.clone())) {
+        Ok(egress) => report.egress = egress,
+        Err(error) => {
+            report.records = count(link.confirmed());
+            report.cause = Cause::AuditLost;
+            report.message = cut(&error.to_string());
+        }
     }
     report
 }

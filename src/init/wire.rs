@@ -1,4 +1,7 @@
-//! What `sandbox-init` tells the sidecar: one JSON line each, answered by a line with the record's number.
+//! What `sandbox-init` tells the sidecar: one JSON line each, answered by a line with the record's number. The answer to
+//! [`InitEvent::Ended`] may go on with a space and an [`EgressSummary`] as JSON.
+//!
+//! [`EgressSummary`]: crate::egress::wire::EgressSummary
 use serde::{Deserialize, Serialize};
 
 use super::config::MountFact;
@@ -6,6 +9,9 @@ use super::report::TerminationReport;
 
 /// Longest line in either direction, in bytes with the line feed.
 pub const MAX_LINE: usize = 64 * 1024;
+
+/// Longest answer to a record, in bytes without the line feed.
+pub const MAX_ANSWER: usize = 1024;
 
 /// Most bytes of arguments in a record, in all.
 pub const MAX_ARGUMENT_BYTES: usize = 8 * 1024;

@@ -12,12 +12,19 @@ use crate::{
     init::config::{CONFIG_VARIABLE, InitConfig, MountFact},
 };
 
+/// The sidecar's HTTP proxy in the agent's own network namespace. Not on 127.0.0.1, where every port is the agent's.
+const HTTP_PROXY: &str = "http://127.64.0.1:3128";
+/// The sidecar's SOCKS5 proxy. `socks5h`: it is asked by name, and no client resolves one by itself.
+const SOCKS_PROXY: &str = "socks5h://127.64.0.1:1080";
+/// What the agent reaches without a proxy: itself.
+const NO_PROXY: &str = "localhost,127.0.0.0/8,::1";
+
 /// The container `agent`.
 pub(super) fn container(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
     let spec = sandbox.spec();
     let directory = sandbox.own_directory();
     let own = [format!("{directory}/sandbox-init"), "run".to_owned(), "--".to_owned()];
-    let users = spec.command.iter().chain(&spec.args).map(|text| literal(text));
+    let users = spec.command.iter().chain(&spec.args).map(|text| pod::literal(text));
     let mut mounts = vec![volumes::own_mount(volumes::INIT, &directory, true)];
     mounts.extend(volumes::mounts(sandbox));
     Container {
@@ -35,28 +42,42 @@ pub(super) fn container(sandbox: &ValidatedSandbox, settings: &Settings) -> Cont
     }
 }
 
-/// `text` so that the kubelet's expansion of `$(NAME)` gives it back unchanged: the kubelet reads every `$$` as one
-/// `$` (`kubernetes/third_party/forked/golang/expansion/expand.go`), so every one is doubled.
-fn literal(text: &str) -> String {
-    text.replace('$', "$$")
-}
-
 fn env(sandbox: &ValidatedSandbox, settings: &Settings) -> Vec<EnvVar> {
     let orders = EnvVar {
         name: CONFIG_VARIABLE.to_owned(),
         // Strings and numbers only, so that it cannot fail; `sandbox-init` refuses to start on anything else.
-        value: Some(literal(&serde_json::to_string(&orders(sandbox, settings)).unwrap_or_default())),
+        value: Some(pod::literal(&serde_json::to_string(&orders(sandbox, settings)).unwrap_or_default())),
         value_from: None,
     };
     let users = sandbox.spec().env.iter().map(|variable| EnvVar {
         name: variable.name.clone(),
         value: match variable.value_from {
             Some(_) => None,
-            None => Some(literal(variable.value.as_deref().unwrap_or_default())),
+            None => Some(pod::literal(variable.value.as_deref().unwrap_or_default())),
         },
         value_from: variable.value_from.as_ref().map(source),
     });
-    std::iter::once(orders).chain(users).collect()
+    std::iter::once(orders).chain(users).chain(proxies(sandbox)).collect()
+}
+
+/// Variables by which many programs find a proxy, where the sandbox asks for them. Both spellings: some programs read
+/// one only. What the user set is left alone.
+fn proxies(sandbox: &ValidatedSandbox) -> Vec<EnvVar> {
+    let spec = sandbox.spec();
+    if !spec.network.as_ref().is_some_and(|network| network.proxy_environment) {
+        return Vec::new();
+    }
+    let all = [
+        ("HTTP_PROXY", HTTP_PROXY),
+        ("HTTPS_PROXY", HTTP_PROXY),
+        ("ALL_PROXY", SOCKS_PROXY),
+        ("NO_PROXY", NO_PROXY),
+    ];
+    all.into_iter()
+        .flat_map(|(name, value)| [(name.to_owned(), value), (name.to_lowercase(), value)])
+        .filter(|(name, _)| spec.env.iter().all(|variable| variable.name != *name))
+        .map(|(name, value)| EnvVar { name, value: Some(value.to_owned()), value_from: None })
+        .collect()
 }
 
 fn source(source: &v1alpha1::EnvVarSource) -> EnvVarSource {
@@ -115,14 +136,4 @@ fn resources(limits: &v1alpha1::Resources) -> ResourceRequirements {
 
 fn milliseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dollars_are_doubled() {
-        assert_eq!(literal("a $(HOME) $$ b$"), "a $$(HOME) $$$$ b$$");
-    }
 }

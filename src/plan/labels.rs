@@ -13,8 +13,22 @@ pub const WATCH_SELECTOR: &str = "app.kubernetes.io/managed-by=agentsandbox";
 pub const POLICY_DIGEST: &str = "agentsandbox.dev/policy-digest";
 /// Annotation of the Pod with the sandbox's full name.
 pub const NAME: &str = "agentsandbox.dev/name";
+/// Annotation of the Pod with what its start gate looks at, as `Name=address` joined by commas; the canary has no
+/// address, since the gateway names it. A Pod without this annotation has no gate.
+pub const START_GATE: &str = "agentsandbox.dev/start-gate";
 /// Finalizer of the `NetworkPolicy`: it stays until no Pod of its name exists.
 pub const POD_GONE_FINALIZER: &str = "agentsandbox.dev/pod-gone";
+
+/// Label of the operator's own Pods with what they are a part of.
+const PART: (&str, &str) = ("app.kubernetes.io/name", "agentsandbox");
+/// Label of the operator's own Pods with what they do.
+const COMPONENT: &str = "app.kubernetes.io/component";
+
+/// The labels of the gateway's Pods.
+pub fn of_gateway() -> BTreeMap<String, String> {
+    let of = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    BTreeMap::from([of(PART), of((COMPONENT, "gateway"))])
+}
 
 /// The labels of both objects of the sandbox with this hash.
 pub fn of(hash: &str) -> BTreeMap<String, String> {

@@ -7,6 +7,7 @@ mod network_policy;
 mod observed;
 mod pod;
 mod settings;
+mod sidecar;
 mod validate;
 mod volumes;
 
@@ -54,7 +55,11 @@ impl Plan<Prepared> {
 
 /// The objects of `sandbox`.
 pub fn plan(sandbox: &ValidatedSandbox, settings: &Settings) -> Plan<Prepared> {
-    Plan { policy: network_policy::build(sandbox), pod: pod::build(sandbox, settings), state: PhantomData }
+    Plan {
+        policy: network_policy::build(sandbox, settings),
+        pod: pod::build(sandbox, settings),
+        state: PhantomData,
+    }
 }
 
 /// Metadata that both objects have.

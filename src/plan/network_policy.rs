@@ -1,4 +1,4 @@
-//! The policy of one sandbox: nothing in, and out only what the rules say.
+//! The policy of one sandbox: nothing in, and out only what the rules say and, where there is one, to the gateway.
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -6,17 +6,21 @@ use k8s_openapi::{
         IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyPeer, NetworkPolicyPort,
         NetworkPolicySpec,
     },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
 
-use super::{Destination, ValidatedRule, ValidatedSandbox, labels, metadata};
-use crate::api::v1alpha1::Protocol;
+use super::{Destination, Settings, ValidatedRule, ValidatedSandbox, labels, metadata};
+use crate::{api::v1alpha1::Protocol, egress::wire::GATEWAY_PORT};
 
 /// Label that the API server puts on every namespace, with its name as the value.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// The policy of `sandbox`.
-pub(super) fn build(sandbox: &ValidatedSandbox) -> NetworkPolicy {
+pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> NetworkPolicy {
+    let gateway = settings.gateway.as_ref().map(|gateway| to_gateway(&gateway.namespace));
     NetworkPolicy {
         metadata: ObjectMeta {
             finalizers: Some(vec![labels::POD_GONE_FINALIZER.to_owned()]),
@@ -29,7 +33,7 @@ pub(super) fn build(sandbox: &ValidatedSandbox) -> NetworkPolicy {
             }),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(Vec::new()),
-            egress: Some(sandbox.egress().iter().filter_map(rule).collect()),
+            egress: Some(sandbox.egress().iter().filter_map(rule).chain(gateway).collect()),
         }),
     }
 }
@@ -50,6 +54,18 @@ fn rule(rule: &ValidatedRule) -> Option<NetworkPolicyEgressRule> {
     Some(NetworkPolicyEgressRule { ports: Some(ports.collect()), to: Some(to) })
 }
 
+/// The way to the gateway. By its Pods: the address of a Service is translated before policies are looked at.
+fn to_gateway(namespace: &str) -> NetworkPolicyEgressRule {
+    NetworkPolicyEgressRule {
+        ports: Some(vec![NetworkPolicyPort {
+            port: Some(IntOrString::Int(i32::from(GATEWAY_PORT))),
+            protocol: Some("TCP".to_owned()),
+            end_port: None,
+        }]),
+        to: Some(vec![pods(namespace, labels::of_gateway())]),
+    }
+}
+
 fn peer(destination: &Destination) -> Option<NetworkPolicyPeer> {
     Some(match destination {
         Destination::Host(_) => return None,
@@ -57,16 +73,15 @@ fn peer(destination: &Destination) -> Option<NetworkPolicyPeer> {
             ip_block: Some(IPBlock { cidr: network.to_string(), except: None }),
             ..NetworkPolicyPeer::default()
         },
-        Destination::Pods { namespace, selector } => NetworkPolicyPeer {
-            namespace_selector: Some(LabelSelector {
-                match_labels: Some(BTreeMap::from([(NAMESPACE_NAME.to_owned(), namespace.clone())])),
-                match_expressions: None,
-            }),
-            pod_selector: Some(LabelSelector {
-                match_labels: Some(selector.clone()),
-                match_expressions: None,
-            }),
-            ip_block: None,
-        },
+        Destination::Pods { namespace, selector } => pods(namespace, selector.clone()),
     })
+}
+
+fn pods(namespace: &str, selector: BTreeMap<String, String>) -> NetworkPolicyPeer {
+    let labels = |labels| LabelSelector { match_labels: Some(labels), match_expressions: None };
+    NetworkPolicyPeer {
+        namespace_selector: Some(labels(BTreeMap::from([(NAMESPACE_NAME.to_owned(), namespace.to_owned())]))),
+        pod_selector: Some(labels(selector)),
+        ip_block: None,
+    }
 }

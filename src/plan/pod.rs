@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, EnvVar, ExecAction, Pod, PodDNSConfig, PodSecurityContext, PodSpec, Probe,
-        ResourceRequirements, SeccompProfile, SecurityContext, Sysctl,
+        Capabilities, Container, Pod, PodDNSConfig, PodSecurityContext, PodSpec, ResourceRequirements,
+        SeccompProfile, SecurityContext, Sysctl,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use super::{Settings, ValidatedSandbox, agent, labels, metadata, volumes};
+use super::{Settings, ValidatedSandbox, agent, labels, metadata, sidecar, volumes};
 
 /// User and group of the operator's own containers.
 pub(super) const OPERATOR_USER: i64 = 65_532;
@@ -24,6 +24,11 @@ pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> Pod {
     meta.annotations
         .get_or_insert_default()
         .insert(labels::NAME.to_owned(), format!("{}/{}", identity.namespace, identity.name));
+    if let Some(reach) = sidecar::reach(settings) {
+        meta.annotations
+            .get_or_insert_default()
+            .insert(labels::START_GATE.to_owned(), sidecar::gate(sandbox, reach));
+    }
     Pod { metadata: meta, spec: Some(spec(sandbox, settings)), status: None }
 }
 
@@ -62,7 +67,7 @@ fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
             }]),
             ..PodSecurityContext::default()
         }),
-        init_containers: Some(vec![install(sandbox, settings), sidecar(sandbox, settings)]),
+        init_containers: Some(vec![install(sandbox, settings), sidecar::container(sandbox, settings)]),
         containers: vec![agent::container(sandbox, settings)],
         volumes: Some(volumes::volumes(sandbox)),
         ..PodSpec::default()
@@ -83,45 +88,8 @@ fn install(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
     }
 }
 
-fn sidecar(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
-    let identity = sandbox.identity();
-    let facts = [
-        ("NAMESPACE", identity.namespace.clone()),
-        ("NAME", identity.name.clone()),
-        ("UID", identity.uid.clone()),
-        ("GENERATION", sandbox.generation().to_string()),
-        ("POLICY_DIGEST", sandbox.policy_digest().to_owned()),
-    ];
-    let env = facts.into_iter().map(|(name, value)| EnvVar {
-        name: format!("AGENTSANDBOX_{name}"),
-        value: Some(value),
-        value_from: None,
-    });
-    Container {
-        name: "sidecar".to_owned(),
-        restart_policy: Some("Always".to_owned()),
-        command: Some(vec!["/agentsandbox".to_owned(), "sidecar".to_owned()]),
-        env: Some(env.collect()),
-        startup_probe: Some(Probe {
-            exec: Some(ExecAction {
-                command: Some(vec!["/agentsandbox".to_owned(), "check-ready".to_owned()]),
-            }),
-            period_seconds: Some(1),
-            timeout_seconds: Some(2),
-            failure_threshold: Some(i32::try_from(seconds(sandbox.startup_timeout())).unwrap_or(i32::MAX)),
-            ..Probe::default()
-        }),
-        termination_message_policy: Some("File".to_owned()),
-        volume_mounts: Some(vec![
-            volumes::own_mount(volumes::SPOOL, "/spool", false),
-            volumes::own_mount(volumes::TOKEN, volumes::TOKEN_DIRECTORY, true),
-        ]),
-        ..operator_container(settings)
-    }
-}
-
 /// What the operator's own containers have in common. They have limits, because a namespace's quota may demand them.
-fn operator_container(settings: &Settings) -> Container {
+pub(super) fn operator_container(settings: &Settings) -> Container {
     Container {
         image: Some(settings.image.clone()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
@@ -152,8 +120,24 @@ pub(super) fn quantities<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<S
     pairs.into_iter().map(|(name, value)| (name.to_owned(), Quantity(value.to_owned()))).collect()
 }
 
+/// `text` so that the kubelet's expansion of `$(NAME)` gives it back unchanged: the kubelet reads every `$$` as one
+/// `$` (`kubernetes/third_party/forked/golang/expansion/expand.go`), so every one is doubled.
+pub(super) fn literal(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
 /// Whole seconds, rounded up.
-fn seconds(duration: std::time::Duration) -> i64 {
+pub(super) fn seconds(duration: std::time::Duration) -> i64 {
     let whole = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 8);
     if duration.subsec_nanos() > 0 { whole.saturating_add(1) } else { whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dollars_are_doubled() {
+        assert_eq!(literal("a $(HOME) $$ b$"), "a $$(HOME) $$$$ b$$");
+    }
 }

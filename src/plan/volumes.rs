@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::{ValidatedMount, ValidatedSandbox};
-use crate::api::v1alpha1::Mount;
+use crate::{api::v1alpha1::Mount, egress::wire::AUDIENCE};
 
 /// Volume that brings `sandbox-init` into the agent's container.
 pub(super) const INIT: &str = "agentsandbox-init";
@@ -22,8 +22,6 @@ pub(super) const TOKEN_DIRECTORY: &str = "/var/run/agentsandbox/token";
 
 /// File in [`TOKEN_DIRECTORY`].
 const TOKEN_FILE: &str = "token";
-/// Whom the token is for. No API server takes it: its own audience is another.
-const TOKEN_AUDIENCE: &str = "agentsandbox-gateway";
 /// Life of the token in seconds; the kubelet writes a new one before it ends.
 const TOKEN_SECONDS: i64 = 3600;
 
@@ -52,13 +50,19 @@ pub(super) fn own_mount(volume: &str, path: &str, read_only: bool) -> VolumeMoun
     }
 }
 
+/// Path of the token in the sidecar.
+pub(super) fn token_file() -> String {
+    format!("{TOKEN_DIRECTORY}/{TOKEN_FILE}")
+}
+
 fn name(index: usize) -> String {
     format!("mount-{index}")
 }
 
 fn token() -> Volume {
     let token = ServiceAccountTokenProjection {
-        audience: Some(TOKEN_AUDIENCE.to_owned()),
+        // No API server takes it: its own audience is another.
+        audience: Some(AUDIENCE.to_owned()),
         expiration_seconds: Some(TOKEN_SECONDS),
         path: TOKEN_FILE.to_owned(),
         ..ServiceAccountTokenProjection::default()

@@ -84,7 +84,8 @@ pub struct Decision {
 }
 
 impl Decision {
-    pub(super) fn allow(rule: usize) -> Self {
+    /// Allowed by the rule at this index.
+    pub fn allow(rule: usize) -> Self {
         Self { verdict: Verdict::Allow, rule: Some(rule), reason: Reason::AllowedByRule }
     }
 

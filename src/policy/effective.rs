@@ -1,6 +1,7 @@
 //! What one sandbox may reach by name.
 use super::{
-    Accepted, AppProtocol, Decision, HostName, HostRule, PolicyError, Reason, bytes_of_limits, digest,
+    Accepted, AppProtocol, Decision, HostName, HostRule, PolicyError, PolicyWarning, Reason, bytes_of_limits,
+    digest,
 };
 use crate::{api::v1alpha1::Network, egress::wire::AllowedHost};
 
@@ -57,6 +58,19 @@ impl EffectivePolicy {
         self.rules.iter().map(host).collect()
     }
 
+    /// What in the rules is allowed and seldom meant.
+    pub fn warnings(&self) -> Vec<PolicyWarning> {
+        let wide = self.rules.iter().filter(|rule| rule.pattern.is_public_suffix());
+        let warning = |rule: &HostRule| PolicyWarning {
+            field: format!("spec.network.egress[{}].host", rule.index),
+            message: format!(
+                "`{}` means every name under a public suffix, which anybody may register; list the names that are needed",
+                rule.pattern
+            ),
+        };
+        wide.map(warning).collect()
+    }
+
     /// Whether a connection to `name` and `port` may be opened at all.
     pub fn decide(&self, name: &HostName, port: u16) -> Decision {
         self.judge(name, port, |_| Ok(()))
@@ -80,7 +94,7 @@ impl EffectivePolicy {
     }
 
     /// Whether a plain HTTP request may be sent. `path` is the path of its target, with or without the query, as it was
-    /// written; in absolute form without scheme and authority.
+    /// written: of an absolute form what stands behind the authority, and `/` where nothing does.
     pub fn decide_http(&self, name: &HostName, port: u16, method: &str, path: &str) -> Decision {
         self.judge(name, port, |accepted| match accepted {
             Accepted::Tls { .. } => Err(Reason::ProtocolNotAllowed),

@@ -18,5 +18,5 @@ pub use effective::EffectivePolicy;
 pub use host::{HostName, HostNameError};
 pub use path::PathPrefix;
 pub use pattern::HostPattern;
-pub use rule::{Accepted, HostRule, PolicyError, bytes_of_limits};
+pub use rule::{Accepted, HostRule, PolicyError, PolicyWarning, bytes_of_limits};
 pub use shown::shown;

@@ -2,7 +2,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::{
     api::v1alpha1::{AgentSandbox, GROUP, VERSION},
-    plan::{self, Observed, ObservedPort, ObservedService, Settings},
+    plan::{self, GatewaySettings, Observed, ObservedPort, ObservedService, Settings},
+    policy::EffectivePolicy,
 };
 
 /// The uid that stands for the one that only an API server gives.
@@ -40,15 +41,24 @@ pub struct Options {
     /// Whether nodes can run Pods in user namespaces.
     #[arg(long)]
     pub user_namespaces: bool,
+    /// Namespace of the operator, and so of its egress gateway.
+    #[arg(long, value_name = "NAMESPACE", default_value = "agentsandbox-system")]
+    pub operator_namespace: String,
+    /// Show what an operator without an egress gateway would say: rules that name a host are refused.
+    #[arg(long)]
+    pub without_gateway: bool,
 }
 
 /// Prints the objects. Exit code 0: printed; 1: refused, with every refusal on standard error; 2: unreadable.
 #[allow(clippy::print_stderr, reason = "the command's refusals are for the person who typed it")]
 pub fn run(options: &Options) -> ExitCode {
     match read(&options.file).and_then(|text| render(&text, options)) {
-        Ok(Rendered { yaml, refusals }) => {
+        Ok(Rendered { yaml, refusals, warnings }) => {
             if std::io::stdout().write_all(yaml.as_bytes()).is_err() {
                 return ExitCode::from(UNREADABLE);
+            }
+            for warning in &warnings {
+                eprintln!("warning: {warning}");
             }
             for refusal in &refusals {
                 eprintln!("{refusal}");
@@ -69,9 +79,12 @@ pub struct Rendered {
     pub yaml: String,
     /// One line per refusal: `field: message [reason]`.
     pub refusals: Vec<String>,
+    /// One line per rule that is allowed and seldom meant: `field: message`.
+    pub warnings: Vec<String>,
 }
 
-fn read(file: &PathBuf) -> Result<String, String> {
+/// The text of `file`, or of the standard input where it is `-`.
+pub(crate) fn read(file: &Path) -> Result<String, String> {
     let mut text = String::new();
     let result = if file.as_os_str() == "-" {
         std::io::stdin().read_to_string(&mut text).map(|_| ())
@@ -112,10 +125,17 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
     if sandboxes.is_empty() {
         return Err("no AgentSandbox in the input".to_owned());
     }
+    // Where the gateway is, and which certificates it has, only a cluster knows.
+    let gateway = (!options.without_gateway).then(|| GatewaySettings {
+        namespace: options.operator_namespace.clone(),
+        reachable_cidrs: Vec::new(),
+        reach: None,
+    });
     let settings = Settings {
         image: options.image.clone(),
         reserved_cidrs: options.reserved_cidr.clone(),
         user_namespaces: options.user_namespaces,
+        gateway,
         ..Settings::default()
     };
     let mut rendered = Rendered::default();
@@ -152,11 +172,19 @@ fn one(
             return Ok(());
         }
     };
+    let network = sandbox.spec.network.as_ref();
+    let warnings = EffectivePolicy::of(network).map(|policy| policy.warnings()).unwrap_or_default();
+    rendered.warnings.extend(warnings.iter().map(ToString::to_string));
     let objects = plan::plan(&valid, settings);
     if sandbox.metadata.uid.as_deref() == Some(OFFLINE_UID) {
         rendered
             .yaml
             .push_str("# The uid is a placeholder: names and labels differ where the API server gave one.\n");
+    }
+    if settings.gateway.is_some() {
+        rendered.yaml.push_str(
+            "# In a cluster the sidecar is also told where the egress gateway is and what its start gate looks at.\n",
+        );
     }
     for yaml in [serde_saphyr::to_string(&objects.policy), serde_saphyr::to_string(&objects.pod)] {
         rendered.yaml.push_str("---\n");

@@ -9,9 +9,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+use super::egress::{AddressPlan, Egress};
+use super::gate::Pace;
 use super::journal::Journal;
-use super::{Options, READY, READY_SOCKET, RunError, spool};
-use crate::audit::{IntakeEvent, SandboxRecords};
+use super::{Options, READY, READY_SOCKET, RunError, pause, spool};
+use crate::audit::{IntakeEvent, RecordError, SandboxRecords};
 use crate::init::config::AUDIT_SOCKET;
 use crate::init::wire::{InitEvent, InitRecord, MAX_LINE};
 
@@ -30,9 +32,10 @@ pub async fn serve(options: Options) -> Result<(), RunError> {
         policy_digest: options.policy_digest.clone(),
         hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
     };
-    let mut journal = Journal::open(records, &options.spool, Box::new(io::stdout()))?;
+    let journal = Journal::open(records, &options.spool, Box::new(io::stdout()))?;
     let intake = listen(AUDIT_SOCKET)?;
     journal.of_intake(&IntakeEvent::Opened)?;
+    let mut egress = Egress::start(&options, &journal, &AddressPlan::default(), Pace::default()).await?;
     let ready = listen(READY_SOCKET)?;
     let mut peer: Option<Peer> = None;
     let mut refused: u64 = 0;
@@ -41,7 +44,7 @@ pub async fn serve(options: Options) -> Result<(), RunError> {
             biased;
             _ = terminate.recv() => break,
             received = next(&mut peer) => {
-                if let Some(lost) = take(&mut peer, &mut journal, received).await? {
+                if let Some(lost) = take(&mut peer, &journal, egress.as_ref(), received).await? {
                     peer = None;
                     if let Some(detail) = lost {
                         journal.of_intake(&IntakeEvent::PeerLost { detail })?;
@@ -64,17 +67,33 @@ pub async fn serve(options: Options) -> Result<(), RunError> {
             }
             accepted = ready.accept() => match accepted {
                 // Fits into the socket's buffer; who does not read it does not want to know.
-                Ok((stream, _)) => { let _ = stream.try_write(READY); }
+                Ok((stream, _)) => { let _ = stream.try_write(&readiness(egress.as_ref())); }
                 Err(_) => pause().await,
             },
+            error = failed(&mut egress) => return Err(error),
         }
+    }
+    if let Some(egress) = &egress {
+        egress.settle();
     }
     journal.of_intake(&IntakeEvent::Closed { refused })?;
     Ok(())
 }
 
-async fn pause() {
-    tokio::time::sleep(Duration::from_millis(50)).await;
+/// [`READY`], or what the start gate waits for.
+fn readiness(egress: Option<&Egress>) -> Vec<u8> {
+    match egress.and_then(Egress::waiting) {
+        Some(waiting) => format!("waiting: {waiting}\n").into_bytes(),
+        None => READY.to_vec(),
+    }
+}
+
+/// Waits until the egress cannot go on.
+async fn failed(egress: &mut Option<Egress>) -> RunError {
+    match egress {
+        Some(egress) => egress.failed().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn listen(name: &str) -> io::Result<UnixListener> {
@@ -121,7 +140,8 @@ async fn next(peer: &mut Option<Peer>) -> Received {
 /// Keeps and confirms a line. `Some` ends the peer, with what is wrong about that.
 async fn take(
     peer: &mut Option<Peer>,
-    journal: &mut Journal,
+    journal: &Journal,
+    egress: Option<&Egress>,
     received: Received,
 ) -> Result<Option<Option<String>>, RunError> {
     let Some(peer) = peer else { return Ok(None) };
@@ -130,17 +150,25 @@ async fn take(
         Err(_) if peer.ended => return Ok(Some(None)),
         Err(detail) => return Ok(Some(Some(detail))),
     };
-    let record: InitRecord = match serde_json::from_slice(&line) {
+    let mut record: InitRecord = match serde_json::from_slice(&line) {
         Ok(record) => record,
         Err(error) => return Ok(Some(Some(error.to_string()))),
     };
     if peer.ended || record.id != peer.last + 1 {
         return Ok(Some(Some(format!("record {} after {}", record.id, peer.last))));
     }
+    let mut answer = record.id.to_string();
+    if let InitEvent::Ended(report) = &mut record.event {
+        peer.ended = true;
+        report.egress = egress.map(Egress::settle);
+        if let Some(summary) = &report.egress {
+            answer.push(' ');
+            answer.push_str(&serde_json::to_string(summary).map_err(RecordError::Json)?);
+        }
+    }
+    answer.push('\n');
     journal.of_init(&record)?;
     peer.last = record.id;
-    peer.ended = matches!(record.event, InitEvent::Ended(_));
-    let answer = format!("{}\n", record.id);
     match timeout(PATIENCE, peer.stream.write_all(answer.as_bytes())).await {
         Ok(Ok(())) => Ok(None),
         Ok(Err(error)) => Ok(Some(Some(error.to_string()))),

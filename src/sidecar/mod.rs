@@ -1,12 +1,33 @@
-//! The native sidecar of every sandbox: start gate and audit intake.
+//! The native sidecar of every sandbox: start gate, audit intake, and the agent's only way to names outside.
 //!
 //! It has one thread, also under gVisor and with few processes allowed: its writes block, which is what holds
 //! the agent back until its records are kept.
+mod budget;
+mod dns;
+mod egress;
+mod forward;
+mod gate;
+mod gateway;
+mod held;
+mod http1;
 mod intake;
 mod journal;
+mod ledger;
+mod listeners;
+mod names;
+mod policy_stream;
+mod proxy;
+mod relay;
+mod socks5;
 mod spool;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod token;
+mod tunnel;
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr as IpSocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::PathBuf;
@@ -14,13 +35,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::audit::RecordError;
+use crate::egress::containment::{NOT_CONTAINED_CODE, NotContained};
 use crate::init::config::SandboxIdentity;
 
-/// Name of the abstract unix socket that answers [`READY`] once the intake is open.
+/// Name of the abstract unix socket that answers [`READY`] once the intake is open and the start gate has passed.
 const READY_SOCKET: &str = "agentsandbox/ready";
 
 /// Answer of a sidecar that is ready.
 const READY: &[u8] = b"ready\n";
+
+/// Longest answer of one that is not.
+const MAX_ANSWER: u64 = 1024;
 
 /// Options of `agentsandbox sidecar`.
 #[derive(clap::Args, Clone, Debug)]
@@ -43,6 +68,38 @@ pub struct Options {
     /// Directory of the spool: a volume of this container alone.
     #[arg(long, default_value = "/spool")]
     pub spool: PathBuf,
+    /// File that the container runtime takes the termination message from.
+    #[arg(long, default_value = "/dev/termination-log")]
+    pub termination_log: PathBuf,
+    /// Egress to names.
+    #[command(flatten)]
+    pub egress: EgressOptions,
+}
+
+/// How to reach the gateways, and what must not be reached. Without a gateway there is no egress to names and no gate.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct EgressOptions {
+    /// Address of the gateways' Service.
+    #[arg(long, env = "AGENTSANDBOX_GATEWAY")]
+    pub gateway: Option<IpSocketAddr>,
+    /// Certificates that the gateways' is signed by, PEM.
+    #[arg(long, env = "AGENTSANDBOX_GATEWAY_CA", hide_env_values = true)]
+    pub gateway_ca: Option<String>,
+    /// Name in the gateways' certificate.
+    #[arg(long, env = "AGENTSANDBOX_GATEWAY_NAME")]
+    pub gateway_name: Option<String>,
+    /// File with the Pod's token for the gateways.
+    #[arg(long, env = "AGENTSANDBOX_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Address of the API server, which the start gate wants closed.
+    #[arg(long, env = "AGENTSANDBOX_GATE_API_SERVER")]
+    pub gate_api_server: Option<IpSocketAddr>,
+    /// Address of the cluster's DNS, which the start gate wants closed.
+    #[arg(long, env = "AGENTSANDBOX_GATE_DNS")]
+    pub gate_dns: Option<IpSocketAddr>,
+    /// Address of the cloud's metadata service, which the start gate wants closed.
+    #[arg(long, env = "AGENTSANDBOX_GATE_METADATA", default_value = "169.254.169.254:80")]
+    pub gate_metadata: Option<IpSocketAddr>,
 }
 
 impl Options {
@@ -60,26 +117,60 @@ pub enum RunError {
     /// A record could not be written to standard output.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The egress cannot start or go on.
+    #[error("egress: {0}")]
+    Egress(String),
+    /// The start gate gave up.
+    #[error("not contained: {}", .0.message)]
+    NotContained(Box<NotContained>),
 }
 
-/// Takes records until SIGTERM. Blocks, and brings its own runtime: not to be called from within another.
-pub fn run(options: Options) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    runtime.block_on(intake::serve(options))
-}
-
-/// Whether the sidecar of this Pod takes records, as the exit code of a startup probe.
-pub fn check_ready() -> ExitCode {
-    match ask_ready() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) | Err(_) => ExitCode::FAILURE,
+impl RunError {
+    /// Exit code with which the sidecar ends.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotContained(_) => NOT_CONTAINED_CODE,
+            _ => 1,
+        }
     }
 }
 
-fn ask_ready() -> io::Result<bool> {
+/// Works until SIGTERM. Blocks, and brings its own runtime: not to be called from within another.
+pub fn run(options: Options) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let log = options.termination_log.clone();
+    let result = runtime.block_on(intake::serve(options));
+    if let Err(RunError::NotContained(report)) = &result {
+        // The kubelet starts it again; what it says stays in the container's last state.
+        let text = serde_json::to_vec(report.as_ref()).unwrap_or_default();
+        if let Err(error) = std::fs::write(&log, text) {
+            let _ = writeln!(io::stderr(), "agentsandbox: {}: {error}", log.display());
+        }
+    }
+    result
+}
+
+/// After an `accept` that failed: too many open files, most likely.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// Whether the sidecar of this Pod takes records and the start gate has passed, as the exit code of a startup probe.
+/// What it waits for goes to standard error, from where the kubelet takes it into an event.
+pub fn check_ready() -> ExitCode {
+    let answer = match ask_ready() {
+        Ok(answer) if answer == READY => return ExitCode::SUCCESS,
+        Ok(answer) => String::from_utf8_lossy(&answer).into_owned(),
+        Err(error) => format!("the sidecar: {error}\n"),
+    };
+    let _ = io::stderr().write_all(answer.as_bytes());
+    ExitCode::FAILURE
+}
+
+fn ask_ready() -> io::Result<Vec<u8>> {
     let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(READY_SOCKET)?)?;
     stream.set_read_timeout(Some(Duration::from_millis(500)))?;
     let mut answer = Vec::new();
-    stream.take(32).read_to_end(&mut answer)?;
-    Ok(answer == READY)
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    Ok(answer)
 }

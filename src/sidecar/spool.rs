@@ -18,6 +18,17 @@ const RESERVE: u64 = 8 * 1024;
 /// Bytes at the end in which the last whole record is found: more than the longest record.
 const TAIL: u64 = 512 * 1024;
 
+/// How a line is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// On the disk when it returns.
+    Now,
+    /// On the disk with the next that must be there.
+    Later,
+    /// As [`Care::Now`], and it may use the last bytes.
+    Last,
+}
+
 /// The spool.
 #[derive(Debug)]
 pub struct Spool {
@@ -47,21 +58,22 @@ impl Spool {
         Ok((spool, last_sequence(&tail)))
     }
 
-    /// Appends `line` and brings it to the disk; tells whether there was room. With `reserved` it may use the
-    /// last bytes.
-    pub fn append(&mut self, line: &[u8], reserved: bool) -> io::Result<bool> {
-        let limit = if reserved { self.limit + RESERVE } else { self.limit };
+    /// Appends `line`; tells whether there was room.
+    pub fn append(&mut self, line: &[u8], care: Care) -> io::Result<bool> {
+        let limit = if care == Care::Last { self.limit + RESERVE } else { self.limit };
         let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
         if self.size.saturating_add(length) > limit {
             return Ok(false);
         }
         self.write(line)?;
+        if care != Care::Later {
+            self.file.sync_data()?;
+        }
         Ok(true)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
-        self.file.sync_data()?;
         self.size = self.size.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         Ok(())
     }
@@ -93,10 +105,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut spool, sequence) = Spool::open(directory.path()).unwrap();
         assert_eq!(sequence, 0);
-        assert!(spool.append(b"{\"metadata\":{\"sequence\":7}}\n{\"metadata\":{\"seq", false).unwrap());
+        assert!(spool.append(b"{\"metadata\":{\"sequence\":7}}\n{\"metadata\":{\"seq", Care::Now).unwrap());
         let (mut spool, sequence) = Spool::open(directory.path()).unwrap();
         assert_eq!(sequence, 7);
-        assert!(spool.append(b"next\n", false).unwrap());
+        assert!(spool.append(b"next\n", Care::Later).unwrap());
         let text = std::fs::read_to_string(directory.path().join(RECORDS)).unwrap();
         assert!(text.ends_with("{\"metadata\":{\"seq\nnext\n"));
     }
@@ -105,10 +117,10 @@ mod tests {
     fn a_full_spool_has_room_for_the_gap_only() {
         let directory = tempfile::tempdir().unwrap();
         let (mut spool, _) = Spool::open_with(directory.path(), 10).unwrap();
-        assert!(spool.append(b"123456789\n", false).unwrap());
-        assert!(!spool.append(b"\n", false).unwrap());
-        assert!(spool.append(b"gap\n", true).unwrap());
-        assert!(!spool.append(&vec![b'x'; 10_000], true).unwrap());
+        assert!(spool.append(b"123456789\n", Care::Now).unwrap());
+        assert!(!spool.append(b"\n", Care::Now).unwrap());
+        assert!(spool.append(b"gap\n", Care::Last).unwrap());
+        assert!(!spool.append(&vec![b'x'; 10_000], Care::Last).unwrap());
     }
 
     #[test]

@@ -34,6 +34,13 @@ pub struct ApplyLabels {
     pub op: &'static str,
 }
 
+/// A certificate: `authority` or `gateway`.
+#[derive(EncodeLabelSet, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CertificateLabels {
+    /// Whose it is.
+    pub certificate: &'static str,
+}
+
 /// Metrics of one process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -50,6 +57,8 @@ pub struct Metrics {
     pub duration: Histogram,
     /// Objects in the watch caches.
     pub sandboxes: Gauge<f64, AtomicU64>,
+    /// End of the certificates in force, in seconds since the epoch.
+    pub certificates: Family<CertificateLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -67,7 +76,13 @@ impl Default for Metrics {
         registry.register("reconcile_duration_seconds", "Time that reconciles take", duration.clone());
         let sandboxes = Gauge::default();
         registry.register("sandboxes", "AgentSandboxes in the cluster", sandboxes.clone());
-        Self { registry, reconciles, errors, applies, leader, duration, sandboxes }
+        let certificates = Family::default();
+        registry.register(
+            "certificate_end_seconds",
+            "End of the certificates in force, in seconds since the epoch",
+            certificates.clone(),
+        );
+        Self { registry, reconciles, errors, applies, leader, duration, sandboxes, certificates }
     }
 }
 
@@ -75,6 +90,11 @@ impl Metrics {
     /// Counts a write.
     pub fn applied(&self, kind: &'static str, op: &'static str) {
         self.applies.get_or_create(&ApplyLabels { kind, op }).inc();
+    }
+
+    /// Notes when a certificate ends.
+    pub fn certificate_ends(&self, certificate: &'static str, end: i64) {
+        self.certificates.get_or_create(&CertificateLabels { certificate }).set(end);
     }
 }
 
@@ -95,7 +115,10 @@ mod tests {
         let metrics = Metrics::default();
         metrics.applied("Pod", "create");
         metrics.reconciles.get_or_create(&ResultLabels { result: "ok" }).inc();
+        metrics.certificate_ends("gateway", 1_800_000_000);
         let text = metrics.encode().unwrap();
+        let end = "agentsandbox_certificate_end_seconds{certificate=\"gateway\"} 1800000000";
+        assert!(text.contains(end), "{text}");
         assert!(text.contains("agentsandbox_apply_total{kind=\"Pod\",op=\"create\"} 1"), "{text}");
         assert!(text.contains("agentsandbox_reconcile_total{result=\"ok\"} 1"), "{text}");
         assert!(text.contains("agentsandbox_leader 0"), "{text}");

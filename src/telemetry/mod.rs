@@ -7,4 +7,4 @@ mod metrics;
 pub use admin::{Exposition, Health, serve};
 pub use gateway_metrics::{ConnectionLabels, DirectionLabels, GatewayMetrics, ReviewLabels};
 pub use logging::{LevelHandle, LogFormat, LoggingError, init};
-pub use metrics::{ApplyLabels, ErrorLabels, Metrics, ResultLabels};
+pub use metrics::{ApplyLabels, CertificateLabels, ErrorLabels, Metrics, ResultLabels};

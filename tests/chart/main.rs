@@ -1,7 +1,17 @@
 //! The charts as Helm renders them. Helm is needed: `e2e/cluster/build helm`; without it these tests fail.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
-use std::{collections::BTreeSet, path::PathBuf, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::Command,
+};
 
+use agentsandbox::{
+    cli::Cli,
+    egress::wire::{CANARY_PORT, GATEWAY_PORT},
+    plan::labels,
+};
+use clap::{CommandFactory, Parser};
 use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -72,24 +82,185 @@ fn every_document_is_an_object_of_its_own_name() {
         assert!(names.insert(format!("{} {name}", document["kind"])), "two of {name}");
     }
     let kinds: BTreeSet<&str> = documents.iter().filter_map(|document| document["kind"].as_str()).collect();
-    for kind in
-        ["Deployment", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor", "PrometheusRule", "Pod"]
-    {
+    for kind in [
+        "Deployment",
+        "HorizontalPodAutoscaler",
+        "NetworkPolicy",
+        "Pod",
+        "PodDisruptionBudget",
+        "PrometheusRule",
+        "ServiceMonitor",
+    ] {
         assert!(kinds.contains(kind), "no {kind}");
     }
 }
 
 #[test]
-fn no_role_has_a_wildcard_or_reads_secrets() {
+fn no_role_has_a_wildcard_and_secrets_are_reached_by_name_only() {
     let documents = documents(&full());
     let roles = [of_kind(&documents, "ClusterRole"), of_kind(&documents, "Role")].concat();
-    assert!(roles.len() >= 2);
+    assert!(roles.len() >= 4);
+    let own = serde_json::json!(["agentsandbox-egress-ca", "agentsandbox-gateway-tls"]);
     for role in roles {
+        let (kind, name) = (&role["kind"], role["metadata"]["name"].as_str().unwrap());
         for rule in role["rules"].as_array().unwrap() {
             let text = rule.to_string();
             assert!(!text.contains('*'), "{text}");
-            assert!(!text.contains("secrets"), "{text}");
             assert!(!text.contains("pods/exec"), "{text}");
+            if text.contains("secrets") {
+                assert_eq!((kind.as_str(), name), (Some("Role"), "agentsandbox-controller"), "{text}");
+                let by_name =
+                    rule["resourceNames"] == own && rule["verbs"] == serde_json::json!(["get", "patch"]);
+                assert!(by_name || rule["verbs"] == serde_json::json!(["create"]), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gateway_writes_nothing_but_reviews_and_events() {
+    let documents = documents(&full());
+    let roles = [of_kind(&documents, "ClusterRole"), of_kind(&documents, "Role")].concat();
+    let mut may: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for role in roles.into_iter().filter(|role| role["metadata"]["name"] == "agentsandbox-gateway") {
+        for rule in role["rules"].as_array().unwrap() {
+            for resource in rule["resources"].as_array().unwrap() {
+                let verbs = rule["verbs"].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned());
+                may.entry(resource.as_str().unwrap().to_owned()).or_default().extend(verbs);
+            }
+        }
+    }
+    let reads = || vec!["get".to_owned(), "list".to_owned(), "watch".to_owned()];
+    let want = BTreeMap::from([
+        ("agentsandboxes".to_owned(), reads()),
+        ("endpointslices".to_owned(), reads()),
+        ("events".to_owned(), vec!["create".to_owned(), "patch".to_owned()]),
+        ("pods".to_owned(), reads()),
+        ("tokenreviews".to_owned(), vec!["create".to_owned()]),
+    ]);
+    assert_eq!(may, want);
+}
+
+/// Pods of the Deployment `name`.
+fn pods_of<'a>(documents: &'a [Value], name: &str) -> &'a Value {
+    let deployments = of_kind(documents, "Deployment");
+    &deployments.into_iter().find(|d| d["metadata"]["name"] == name).unwrap()["spec"]["template"]
+}
+
+/// Whether every label of `selector` is one of `labels`.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let selector = selector.as_object().unwrap();
+    !selector.is_empty() && selector.iter().all(|(name, value)| labels[name] == *value)
+}
+
+/// What the plan and the controller take for granted is what the chart makes.
+#[test]
+fn policies_services_and_ports_fit_together() {
+    for text in [run("agentsandbox", &[]).unwrap(), full()] {
+        let documents = documents(&text);
+        let (controller, gateway) =
+            (pods_of(&documents, "agentsandbox-controller"), pods_of(&documents, "agentsandbox-gateway"));
+        let opened = serde_json::to_value(labels::of_gateway()).unwrap();
+        assert!(selects(&opened, &gateway["metadata"]["labels"]));
+        assert!(!selects(&opened, &controller["metadata"]["labels"]));
+        let mut seen = BTreeSet::new();
+        for service in of_kind(&documents, "Service") {
+            let selector = &service["spec"]["selector"];
+            let pod =
+                [controller, gateway].into_iter().find(|pod| selects(selector, &pod["metadata"]["labels"]));
+            let port = &service["spec"]["ports"][0];
+            let ports = pod.unwrap()["spec"]["containers"][0]["ports"].as_array().unwrap();
+            let target = ports.iter().find(|p| p["name"] == port["targetPort"]).unwrap();
+            assert_eq!(port["port"], target["containerPort"], "{service}");
+            let headless = if service["spec"]["clusterIP"] == "None" { "headless" } else { "" };
+            seen.insert(format!(
+                "{} {} {headless}",
+                service["metadata"]["name"].as_str().unwrap(),
+                port["port"]
+            ));
+        }
+        let want = [
+            format!("agentsandbox-canary {CANARY_PORT} headless"),
+            "agentsandbox-controller-metrics 8080 ".to_owned(),
+            format!("agentsandbox-gateway {GATEWAY_PORT} "),
+            "agentsandbox-gateway-metrics 8080 ".to_owned(),
+            format!("agentsandbox-gateway-peers {GATEWAY_PORT} headless"),
+        ];
+        assert_eq!(seen, want.into());
+        for policy in of_kind(&documents, "NetworkPolicy") {
+            let selector = &policy["spec"]["podSelector"]["matchLabels"];
+            assert_eq!(
+                [controller, gateway]
+                    .iter()
+                    .filter(|pod| selects(selector, &pod["metadata"]["labels"]))
+                    .count(),
+                1
+            );
+            // A sandbox must be kept off by its own policy: one that kept it off here would prove nothing.
+            assert!(policy["spec"]["ingress"][0].get("from").is_none());
+        }
+        let secret = &gateway["spec"]["volumes"][0]["secret"];
+        assert_eq!(secret["secretName"], "agentsandbox-gateway-tls");
+        let grace = gateway["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap();
+        let drain = format!("--drain={}s", grace - 15);
+        assert!(gateway["spec"]["containers"][0]["args"].as_array().unwrap().contains(&drain.into()));
+    }
+}
+
+/// The command line takes what the chart writes.
+#[test]
+fn the_arguments_are_ones_that_the_program_takes() {
+    for text in [run("agentsandbox", &[]).unwrap(), full()] {
+        let documents = documents(&text);
+        let deployments = of_kind(&documents, "Deployment");
+        let specs = deployments.iter().map(|d| &d["spec"]["template"]["spec"]);
+        let pods = of_kind(&documents, "Pod");
+        let mut taken = 0;
+        for spec in specs.chain(pods.iter().map(|pod| &pod["spec"])) {
+            let arguments = spec["containers"][0]["args"].as_array().unwrap();
+            let arguments: Vec<&str> = arguments.iter().map(|a| a.as_str().unwrap()).collect();
+            taken += 1;
+            if Cli::command().find_subcommand(arguments[0]).is_none() {
+                assert_eq!(arguments[0], "gateway");
+                continue;
+            }
+            // What the variables of the container say.
+            let given =
+                if spec["containers"][0]["name"] == "controller" { vec!["--identity=pod"] } else { vec![] };
+            let line = std::iter::once("agentsandbox").chain(arguments).chain(given);
+            if let Err(error) = Cli::try_parse_from(line) {
+                panic!("{error}");
+            }
+        }
+        assert_eq!(taken, 4);
+    }
+}
+
+#[test]
+fn exceptions_are_told_to_the_gateway_and_to_the_controller() {
+    let documents = documents(&full());
+    for (name, want) in [
+        (
+            "agentsandbox-gateway",
+            vec![
+                "--cluster-cidr=10.244.0.0/16,10.96.0.0/16",
+                "--reachable-cidr=203.0.113.0/24,2001:db8::/32",
+                "--nameserver=10.96.0.10:53",
+                "--nameserver=[fd00::a]:53",
+            ],
+        ),
+        (
+            "agentsandbox-controller",
+            vec![
+                "--reserved-cidr=10.244.0.0/16,10.96.0.0/16",
+                "--reachable-cidr=203.0.113.0/24,2001:db8::/32",
+                "--cluster-dns=10.96.0.10:53",
+            ],
+        ),
+    ] {
+        let arguments = pods_of(&documents, name)["spec"]["containers"][0]["args"].as_array().unwrap();
+        for argument in want {
+            assert!(arguments.contains(&argument.into()), "{name}: {argument}");
         }
     }
 }
@@ -135,9 +306,11 @@ fn the_digest_goes_before_the_tag() {
     let digest = format!("sha256:{}", "a".repeat(64));
     let text = run("agentsandbox", &["--set", &format!("image.digest={digest},image.tag=other")]).unwrap();
     let documents = documents(&text);
-    let container = &of_kind(&documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
     let image = format!("ghcr.io/agentsandbox-dev/agentsandbox@{digest}");
-    assert_eq!(container["image"], image.as_str());
+    for name in ["agentsandbox-controller", "agentsandbox-gateway"] {
+        assert_eq!(pods_of(&documents, name)["spec"]["containers"][0]["image"], image.as_str());
+    }
+    let container = &pods_of(&documents, "agentsandbox-controller")["spec"]["containers"][0];
     assert!(container["args"].as_array().unwrap().contains(&format!("--image={image}").into()));
 }
 
@@ -152,6 +325,15 @@ fn wrong_values_are_refused() {
         "controller.logLevel=very loud",
         "controller.userNamespaces=perhaps",
         "controller.reservedCidrs[0]=everything",
+        "controller.clusterDns=10.96.0.10",
+        "gateway.replicas=0",
+        "gateway.replica=2",
+        "gateway.reachableCidrs[0]=10.0.0.1",
+        "gateway.nameservers[0]=dns.example",
+        "gateway.drainSeconds=-1",
+        "gateway.logFormat=xml",
+        "gateway.autoscaling.enabled=perhaps",
+        "gateway.autoscaling.maxReplicas=0",
     ] {
         assert!(run("agentsandbox", &["--set", wrong]).is_err(), "{wrong} was taken");
     }

@@ -1,6 +1,7 @@
 //! How sandboxes end, and what is reported about it.
 use std::time::Duration;
 
+use agentsandbox::egress::wire::EgressSummary;
 use agentsandbox::init::report::Cause;
 use agentsandbox::init::wire::InitEvent;
 use nix::sys::signal::Signal;
@@ -102,6 +103,17 @@ fn other_signals_are_passed_on() {
     let script = "trap 'exit 9' USR1; while :; do sleep 0.05; done";
     let outcome = Case::new().run_with(&["/bin/sh", "-c", script], send_after(500, Signal::SIGUSR1));
     check(&outcome, Cause::Exited, 9);
+}
+
+#[test]
+fn what_went_through_the_sidecar_is_reported() {
+    let mut case = Case::new();
+    case.peer = Peer::Counts;
+    let report = case.shell("exit 0").report;
+    let expected =
+        EgressSummary { allowed: 3, denied: 1, bytes_out: 5, bytes_in: 7, ..EgressSummary::default() };
+    assert_eq!((report.cause, report.egress), (Cause::Exited, Some(expected)));
+    assert_eq!(Case::new().shell("exit 0").report.egress, None);
 }
 
 #[test]

@@ -40,6 +40,8 @@ fn the_first_peer_is_the_only_one() {
             generation: 1,
             policy_digest: "sha256:0".into(),
             spool: directory.path().to_owned(),
+            termination_log: directory.path().join("termination-log"),
+            egress: sidecar::EgressOptions::default(),
         };
         std::thread::spawn(move || sidecar::run(options));
         wait_for("ready", || sidecar::check_ready() == ExitCode::SUCCESS);

@@ -24,6 +24,8 @@ pub enum Peer {
     Good,
     /// Confirms so many records and hangs up.
     HangsUpAfter(usize),
+    /// Confirms everything, and says at the end what went through.
+    Counts,
     /// Does not exist.
     Absent,
 }
@@ -112,12 +114,15 @@ impl Case {
         let began = Instant::now();
         let mut child = self.start(command, &log);
         let mut collected = Vec::new();
-        if self.peer == Peer::Good {
+        if matches!(self.peer, Peer::Good | Peer::Counts) {
             // The agent's exec follows the second record.
             while collected.len() < 2 {
                 collected.push(events.recv_timeout(Duration::from_secs(10)).expect("no record"));
             }
-            during(first_process(&child));
+            // One that has ended already needs nothing more.
+            if let Some(pid) = first_process(&child) {
+                during(pid);
+            }
         }
         let mut stdout = child.stdout.take().unwrap();
         let reader = std::thread::spawn(move || std::io::read_to_string(&mut stdout).unwrap_or_default());
@@ -159,10 +164,10 @@ fn next() -> u32 {
 }
 
 /// The child of `unshare`, which executes `setpriv` and then `sandbox-init`.
-fn first_process(unshare: &Child) -> Pid {
+fn first_process(unshare: &Child) -> Option<Pid> {
     let id = unshare.id();
-    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-    Pid::from_raw(children.split_whitespace().next().unwrap().parse().unwrap())
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+    Some(Pid::from_raw(children.split_whitespace().next()?.parse().ok()?))
 }
 
 /// Starts an audit peer; the receiver ends when the connection does.
@@ -177,7 +182,9 @@ fn listen(peer: Peer) -> Receiver<InitEvent> {
         let most = if let Peer::HangsUpAfter(most) = peer { most } else { usize::MAX };
         for line in BufReader::new(&stream).lines().map_while(Result::ok).take(most) {
             let record: InitRecord = serde_json::from_str(&line).unwrap();
-            (&stream).write_all(format!("{}\n", record.id).as_bytes()).unwrap();
+            let counted = peer == Peer::Counts && matches!(record.event, InitEvent::Ended(_));
+            let more = if counted { r#" {"allowed":3,"denied":1,"bytesOut":5,"bytesIn":7}"# } else { "" };
+            (&stream).write_all(format!("{}{more}\n", record.id).as_bytes()).unwrap();
             let _ = sender.send(record.event);
         }
         // Long enough for the agent to run.

@@ -1,7 +1,7 @@
 //! Any valid sandbox, what was seen in the cluster for it, and any settings.
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -11,7 +11,9 @@ use agentsandbox::{
         Filesystem, GoDuration, Isolation, KeySelector, LandlockMode, Mount, NamedSource, Network, Protocol,
         Requests, Resources, RunAs, ServiceReference, UserNamespaceMode,
     },
-    plan::{Observed, ObservedPort, ObservedService, Settings},
+    plan::{
+        self, GatewayReach, GatewaySettings, METADATA, Observed, ObservedPort, ObservedService, Settings,
+    },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -46,6 +48,9 @@ pub fn case() -> impl Strategy<Value = Case> {
         if isolation.user_namespace == UserNamespaceMode::Required && !possible {
             isolation.user_namespace = UserNamespaceMode::Preferred;
         }
+        if let (None, Some(network)) = (&settings.gateway, spec.network.as_mut()) {
+            network.egress.retain(|rule| rule.host.is_none());
+        }
         let service = |app: &str| ObservedService {
             selector: BTreeMap::from([("app".to_owned(), app.to_owned())]),
             ports: service_ports(),
@@ -74,16 +79,36 @@ fn metadata() -> impl Strategy<Value = (String, String, String)> {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (any::<bool>(), 0_u64..120_000, option::of("[a-z]{1,12}"), any::<bool>()).prop_map(
-        |(user_namespaces, grace, priority_class, reserved)| Settings {
+    (any::<bool>(), 0_u64..120_000, option::of("[a-z]{1,12}"), any::<bool>(), option::of(gateway())).prop_map(
+        |(user_namespaces, grace, priority_class, reserved, gateway)| Settings {
             image: "registry.example/agentsandbox@sha256:00".to_owned(),
             grace: Duration::from_millis(grace),
             reserved_cidrs: if reserved { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() },
             user_namespaces,
             priority_class,
+            gateway,
             ..Settings::default()
         },
     )
+}
+
+fn gateway() -> impl Strategy<Value = GatewaySettings> {
+    let address = || (any::<IpAddr>(), 1_u16..).prop_map(SocketAddr::from);
+    let reach = (address(), address(), option::of(address()), "[A-Za-z0-9 $()\n-]{1,40}").prop_map(
+        |(address, api_server, dns, authorities)| GatewayReach {
+            address,
+            server_name: plan::gateway_name("operators"),
+            authorities,
+            api_server,
+            dns,
+            metadata: METADATA,
+        },
+    );
+    ("[a-z]{1,12}", option::of(reach)).prop_map(|(namespace, reach)| GatewaySettings {
+        namespace,
+        reachable_cidrs: Vec::new(),
+        reach,
+    })
 }
 
 fn spec() -> impl Strategy<Value = AgentSandboxSpec> {
@@ -201,12 +226,21 @@ fn one_mount(
 }
 
 fn network() -> impl Strategy<Value = Network> {
-    collection::vec(prop_oneof![cidr_rule(), service_rule()], 0..6)
-        .prop_map(|egress| Network { egress, ..Network::default() })
+    (collection::vec(prop_oneof![cidr_rule(), service_rule(), host_rule()], 0..6), any::<bool>())
+        .prop_map(|(egress, proxy_environment)| Network { egress, proxy_environment, ..Network::default() })
 }
 
 fn protocol() -> impl Strategy<Value = Option<Protocol>> {
     prop_oneof![Just(None), Just(Some(Protocol::TCP)), Just(Some(Protocol::UDP))]
+}
+
+fn host_rule() -> impl Strategy<Value = EgressRule> {
+    let ports = collection::vec(1_i32..65_536, 1..4);
+    ("([*]{1,2}[.])?[a-z]{1,8}[.]example", ports).prop_map(|(host, ports)| EgressRule {
+        host: Some(host),
+        ports,
+        ..EgressRule::default()
+    })
 }
 
 /// Networks that hold nothing reserved: their first octet says so, and no prefix is shorter.

@@ -1,4 +1,6 @@
 //! What holds for any valid sandbox.
+use std::net::SocketAddr;
+
 use agentsandbox::{
     api::v1alpha1::{EgressRule, Mount, Protocol},
     plan::{self, Plan, Prepared, labels, names},
@@ -96,6 +98,35 @@ fn expected_rule(rule: &EgressRule, own_namespace: &str) -> Value {
     }]})
 }
 
+/// The one way out that no rule lists.
+fn to_gateway(namespace: &str) -> Value {
+    json!({"ports": [{"port": 8443, "protocol": "TCP"}], "to": [{
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "podSelector": {"matchLabels": {
+            "app.kubernetes.io/name": "agentsandbox", "app.kubernetes.io/component": "gateway",
+        }},
+    }]})
+}
+
+/// Value of the variable `name` of a container.
+fn variable<'a>(container: &'a Value, name: &str) -> Option<&'a str> {
+    let mut found = list(&container["env"]).iter().filter(|v| v["name"] == name);
+    let value = found.next()?["value"].as_str();
+    assert!(found.next().is_none(), "{name} is set twice");
+    value
+}
+
+const PROXIES: [(&str, &str); 8] = [
+    ("HTTP_PROXY", "http://127.64.0.1:3128"),
+    ("http_proxy", "http://127.64.0.1:3128"),
+    ("HTTPS_PROXY", "http://127.64.0.1:3128"),
+    ("https_proxy", "http://127.64.0.1:3128"),
+    ("ALL_PROXY", "socks5h://127.64.0.1:1080"),
+    ("all_proxy", "socks5h://127.64.0.1:1080"),
+    ("NO_PROXY", "localhost,127.0.0.0/8,::1"),
+    ("no_proxy", "localhost,127.0.0.0/8,::1"),
+];
+
 /// What the kubelet makes of an argument or a value: `$$` is one `$`, `$(NAME)` a reference. Nothing of ours may be a
 /// reference.
 fn expanded(text: &str) -> String {
@@ -173,8 +204,10 @@ proptest! {
         }
         prop_assert_eq!(&policy["spec"]["policyTypes"], &json!(["Ingress", "Egress"]));
         prop_assert_eq!(list(&policy["spec"]["ingress"]).len(), 0);
-        let rules = case.sandbox.spec.network.iter().flat_map(|n| &n.egress);
-        let expected: Vec<Value> = rules.map(|rule| expected_rule(rule, &namespace)).collect();
+        // No policy knows a name: those rules are the gateway's.
+        let rules = case.sandbox.spec.network.iter().flat_map(|n| &n.egress).filter(|rule| rule.host.is_none());
+        let gateway = case.settings.gateway.iter().map(|gateway| to_gateway(&gateway.namespace));
+        let expected: Vec<Value> = rules.map(|rule| expected_rule(rule, &namespace)).chain(gateway).collect();
         prop_assert_eq!(list(&policy["spec"]["egress"]), expected.as_slice());
         for rule in list(&policy["spec"]["egress"]) {
             // An empty list of either would mean everything.
@@ -233,7 +266,11 @@ proptest! {
         prop_assert_eq!(&command[1..3], &["run", "--"]);
         prop_assert_eq!(&command[3..], [spec.command.as_slice(), &spec.args].concat());
         let env = list(&agent["env"]);
-        prop_assert_eq!(env.len(), spec.env.len() + 1);
+        let asked = spec.network.as_ref().is_some_and(|n| n.proxy_environment);
+        prop_assert_eq!(env.len(), spec.env.len() + 1 + if asked { PROXIES.len() } else { 0 });
+        for (name, value) in PROXIES {
+            prop_assert_eq!(variable(agent, name), asked.then_some(value), "{}", name);
+        }
         for (written, planned) in spec.env.iter().zip(env.iter().skip(1)) {
             prop_assert_eq!(&planned["name"], &json!(written.name));
             prop_assert_eq!(planned["valueFrom"].is_null(), written.value_from.is_none());
@@ -242,6 +279,32 @@ proptest! {
                 prop_assert_eq!(value.as_str(), written.value.as_deref().unwrap_or_default());
             }
         }
+    }
+
+    #[test]
+    fn the_sidecar_and_nobody_else_is_told_of_the_gateway(case in case()) {
+        let (_, pod) = as_json(&case);
+        let spec = &pod["spec"];
+        let (install, sidecar, agent) = (&spec["initContainers"][0], &spec["initContainers"][1], &spec["containers"][0]);
+        let reach = case.settings.gateway.as_ref().and_then(|gateway| gateway.reach.as_ref());
+        let text = |address: SocketAddr| Some(address.to_string());
+        for (name, value) in [
+            ("GATEWAY", reach.and_then(|r| text(r.address))),
+            ("GATEWAY_NAME", reach.map(|_| "agentsandbox-gateway.operators.svc".to_owned())),
+            ("GATEWAY_CA", reach.map(|r| r.authorities.clone())),
+            ("GATE_API_SERVER", reach.and_then(|r| text(r.api_server))),
+            ("GATE_METADATA", reach.map(|_| "169.254.169.254:80".to_owned())),
+            ("TOKEN_FILE", reach.map(|_| "/var/run/agentsandbox/token/token".to_owned())),
+        ] {
+            let name = format!("AGENTSANDBOX_{name}");
+            prop_assert_eq!(variable(sidecar, &name).map(expanded), value, "{}", name);
+            prop_assert_eq!(variable(agent, &name), None, "{}", name);
+            prop_assert_eq!(variable(install, &name), None, "{}", name);
+        }
+        prop_assert_eq!(pod["metadata"]["annotations"].get(labels::START_GATE).is_some(), reach.is_some());
+        // The kubelet does not end a sidecar whose gate is still measuring.
+        let started = sidecar["startupProbe"]["failureThreshold"].as_i64().unwrap();
+        prop_assert!(started >= case.sandbox.spec.startup_timeout.parse().unwrap().as_secs().try_into().unwrap());
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::{
 
 use agentsandbox::{
     api::v1alpha1::{AgentSandbox, Protocol},
-    plan::{self, Observed, ObservedPort, ObservedService, Plan, Prepared, Settings},
+    plan::{
+        self, GatewayReach, GatewaySettings, METADATA, Observed, ObservedPort, ObservedService, Plan,
+        Prepared, Settings,
+    },
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
@@ -17,6 +20,18 @@ fn settings() -> Settings {
     Settings {
         image: "registry.example/agentsandbox:1".to_owned(),
         user_namespaces: true,
+        gateway: Some(GatewaySettings {
+            namespace: "agentsandbox-system".to_owned(),
+            reachable_cidrs: Vec::new(),
+            reach: Some(GatewayReach {
+                address: "10.96.0.20:8443".parse().unwrap(),
+                server_name: plan::gateway_name("agentsandbox-system"),
+                authorities: "(certificates)\n".to_owned(),
+                api_server: "10.96.0.1:443".parse().unwrap(),
+                dns: Some("10.96.0.10:53".parse().unwrap()),
+                metadata: METADATA,
+            }),
+        }),
         ..Settings::default()
     }
 }

@@ -13,6 +13,21 @@ app.kubernetes.io/part-of: agentsandbox
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{- define "agentsandbox.gateway.name" -}}agentsandbox-gateway{{- end }}
+
+{{- define "agentsandbox.gateway.selector" -}}
+app.kubernetes.io/name: agentsandbox
+app.kubernetes.io/component: gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "agentsandbox.gateway.labels" -}}
+{{ include "agentsandbox.gateway.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: agentsandbox
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
 {{- define "agentsandbox.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}

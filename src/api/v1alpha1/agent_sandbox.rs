@@ -82,7 +82,8 @@ pub struct AgentSandboxSpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+([.][0-9]+)?(h|m|s|ms))+$') && duration(self) >= duration('1s') && duration(self) <= duration('168h')").message("timeout must be a duration from 1s to 168h, such as 30m or 1h30m"))]
     pub timeout: GoDuration,
-    /// Time from the object's creation to the start of the agent's process: scheduling, image pull, start gate.
+    /// Time to the start of the agent's process: scheduling, image pull, start gate. It counts from the object's
+    /// creation, or from when the spec was accepted where that was later.
     /// A Go duration from `1s` to `24h`.
     #[serde(default = "default_startup_timeout")]
     #[schemars(length(max = 32))]

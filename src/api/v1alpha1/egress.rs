@@ -87,7 +87,7 @@ pub struct HttpRule {
     /// A request whose path servers may read in several ways (`..`, encoded slashes) is under no prefix.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 256)))]
-    #[x_kube(validation = Rule::new("self.all(p, p.matches('^/[A-Za-z0-9._~!$&*+,;=:@%/-]*$') && !p.contains('//'))").message("http.pathPrefixes must start with / and have no doubled slash, space, ? or #, such as /v1/models"))]
+    #[x_kube(validation = Rule::new("self.all(p, p.matches('^/([A-Za-z0-9._~!$&*+,;=:@%-]+/?)*$'))").message("http.pathPrefixes must start with / and have no doubled slash, space, ? or #, such as /v1/models"))]
     pub path_prefixes: Vec<String>,
 }
 
@@ -123,3 +123,6 @@ pub struct ServiceReference {
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,8 @@ pub use isolation::{Isolation, UserNamespaceMode};
 pub use quantity::{QuantityError, bytes_of, millicores_of};
 pub use resources::{Requests, Resources};
 pub use status::{
-    AgentSandboxStatus, AuditStatus, FilesystemStatus, LimitsStatus, Outcome, Phase, PidsEnforcement, Usage,
+    AgentSandboxStatus, AuditStatus, CheckResult, ContainmentCheck, ContainmentStatus, EgressStatus,
+    FilesystemStatus, LimitsStatus, Outcome, Phase, PidsEnforcement, Usage,
 };
 
 /// Group of every kind of this API.

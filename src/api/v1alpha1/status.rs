@@ -21,7 +21,8 @@ pub struct AgentSandboxStatus {
     /// Message of the condition that decides the phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Accepted, Running, Finished, Ready, Reconciling, Stalled, EgressReady; `docs/operations.md` lists their reasons.
+    /// Accepted, Contained, EgressReady, Running, Finished, Ready, Reconciling, Stalled; `docs/operations.md` lists
+    /// their reasons.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -55,6 +56,12 @@ pub struct AgentSandboxStatus {
     /// What the audit log holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditStatus>,
+    /// What the start gate measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containment: Option<ContainmentStatus>,
+    /// Egress by name in numbers, once the agent ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressStatus>,
 }
 
 /// Computed from the conditions, for printing and for field selectors.
@@ -152,4 +159,62 @@ pub struct AuditStatus {
     /// Records that the sidecar wrote when the sandbox ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
+}
+
+/// What the start gate measured in the Pod's own network, before the agent was started.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainmentStatus {
+    /// When the gate passed; not there as long as it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Time>,
+    /// Digest of the egress policy that the Pod was made with. The gateway held it, or a newer one, when the gate passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_digest: Option<String>,
+    /// What was looked at, and what was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<ContainmentCheck>,
+}
+
+/// One check of the start gate.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainmentCheck {
+    /// Canary, ApiServer, Metadata, ClusterDnsTcp, ClusterDnsUdp: what must not be reachable. Gateway: what must be.
+    pub name: String,
+    /// What was found.
+    pub result: CheckResult,
+    /// What was tried, for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What a check of the start gate found.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckResult {
+    /// Not reachable, as it must be.
+    Closed,
+    /// Reachable: nobody enforces the policy.
+    Open,
+    /// It could not be told; which counts as open.
+    Inconclusive,
+    /// The gateway confirmed the policy, as it must.
+    Confirmed,
+}
+
+/// Egress by name in numbers, as the sidecar counted.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EgressStatus {
+    /// Connections that were allowed and made.
+    pub allowed: i64,
+    /// Names and connections that were refused.
+    pub denied: i64,
+    /// Bytes from the agent.
+    pub bytes_out: i64,
+    /// Bytes to the agent.
+    pub bytes_in: i64,
+    /// The last refusal: name, port and reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_denied: Option<String>,
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     api::v1alpha1::Protocol,
-    plan::{ObservedPort, ObservedService},
+    plan::{GatewaySettings, ObservedPort, ObservedService},
 };
 
 fn sandbox(spec: &Value) -> AgentSandbox {
@@ -77,7 +77,6 @@ fn bad_specs_are_refused_at_their_field() {
     let claim =
         |sub: &str| json!({"path": "/w", "persistentVolumeClaim": {"claimName": "c", "subPath": sub}});
     let at = "spec.filesystem.mounts[0].path";
-    let rule = "spec.network.egress[0]";
     for (spec, reason, field) in [
         (json!({"image": "a b"}), "InvalidSpec", "spec.image"),
         (json!({"command": []}), "InvalidSpec", "spec.command"),
@@ -127,33 +126,6 @@ fn bad_specs_are_refused_at_their_field() {
             "spec.filesystem.mounts[0].secret",
         ),
         (
-            egress(&json!({"host": "api.example", "ports": [443]})),
-            "DomainEgressUnavailable",
-            &format!("{rule}.host"),
-        ),
-        (egress(&json!({"cidr": "198.51.100.0/24", "ports": []})), "InvalidSpec", &format!("{rule}.ports")),
-        (egress(&json!({"cidr": "198.51.100.0/24", "ports": [0]})), "InvalidSpec", &format!("{rule}.ports")),
-        (egress(&json!({"cidr": "198.51.100.7", "ports": [1]})), "InvalidSpec", &format!("{rule}.cidr")),
-        (egress(&json!({"cidr": "198.51.100.7/24", "ports": [1]})), "InvalidSpec", &format!("{rule}.cidr")),
-        (egress(&json!({"cidr": "0.0.0.0/0", "ports": [1]})), "ReservedAddress", &format!("{rule}.cidr")),
-        (egress(&json!({"cidr": "::1/128", "ports": [1]})), "ReservedAddress", &format!("{rule}.cidr")),
-        (egress(&json!({"ports": [1]})), "InvalidSpec", rule),
-        (
-            egress(&json!({"service": {"name": "none"}, "ports": [1]})),
-            "ServiceNotFound",
-            &format!("{rule}.service"),
-        ),
-        (
-            egress(&json!({"service": {"name": "bare"}, "ports": [80]})),
-            "ServiceNotSelectable",
-            &format!("{rule}.service"),
-        ),
-        (
-            egress(&json!({"service": {"name": "model", "namespace": "serving"}, "ports": [81]})),
-            "ServiceNotFound",
-            &format!("{rule}.ports"),
-        ),
-        (
             json!({"isolation": {"userNamespace": "Required"}}),
             "UserNamespaceUnavailable",
             "spec.isolation.userNamespace",
@@ -162,6 +134,67 @@ fn bad_specs_are_refused_at_their_field() {
     ] {
         assert_eq!(refusals(&spec), [(reason, field.to_owned())], "{spec}");
     }
+}
+
+#[test]
+fn bad_rules_are_refused_at_their_field() {
+    let rule = |field: &str| format!("spec.network.egress[0]{field}");
+    for (spec, reason, field) in [
+        (egress(&json!({"host": "api.example", "ports": [443]})), "DomainEgressUnavailable", rule(".host")),
+        (egress(&json!({"host": "127.1", "ports": [443]})), "InvalidSpec", rule(".host")),
+        (egress(&json!({"host": "api.example", "ports": [0]})), "InvalidSpec", rule(".ports")),
+        (
+            egress(&json!({"host": "api.example", "ports": [443], "protocol": "UDP"})),
+            "InvalidSpec",
+            rule(".protocol"),
+        ),
+        (egress(&json!({"cidr": "198.51.100.0/24", "ports": [443], "tls": {}})), "InvalidSpec", rule("")),
+        (
+            json!({"network": {"limits": {"egressBytes": "1"}}}),
+            "InvalidSpec",
+            "spec.network.limits.egressBytes".to_owned(),
+        ),
+        (egress(&json!({"cidr": "198.51.100.0/24", "ports": []})), "InvalidSpec", rule(".ports")),
+        (egress(&json!({"cidr": "198.51.100.0/24", "ports": [0]})), "InvalidSpec", rule(".ports")),
+        (egress(&json!({"cidr": "198.51.100.7", "ports": [1]})), "InvalidSpec", rule(".cidr")),
+        (egress(&json!({"cidr": "198.51.100.7/24", "ports": [1]})), "InvalidSpec", rule(".cidr")),
+        (egress(&json!({"cidr": "0.0.0.0/0", "ports": [1]})), "ReservedAddress", rule(".cidr")),
+        (egress(&json!({"cidr": "::1/128", "ports": [1]})), "ReservedAddress", rule(".cidr")),
+        (egress(&json!({"ports": [1]})), "InvalidSpec", rule("")),
+        (egress(&json!({"service": {"name": "none"}, "ports": [1]})), "ServiceNotFound", rule(".service")),
+        (
+            egress(&json!({"service": {"name": "bare"}, "ports": [80]})),
+            "ServiceNotSelectable",
+            rule(".service"),
+        ),
+        (
+            egress(&json!({"service": {"name": "model", "namespace": "serving"}, "ports": [81]})),
+            "ServiceNotFound",
+            rule(".ports"),
+        ),
+    ] {
+        assert_eq!(refusals(&spec), [(reason, field)], "{spec}");
+    }
+}
+
+#[test]
+fn a_host_rule_needs_the_gateway_and_no_line_of_the_network_policy() {
+    let gateway = GatewaySettings {
+        namespace: "agentsandbox-system".to_owned(),
+        reachable_cidrs: Vec::new(),
+        reach: None,
+    };
+    let settings = Settings { gateway: Some(gateway), ..Settings::default() };
+    let spec = json!({"network": {"egress": [
+        {"host": "*.API.example", "ports": [443, 80]}, {"cidr": "198.51.100.0/24", "ports": [5432]},
+    ]}});
+    let valid = validate(&sandbox(&spec), &observed(), &settings).unwrap();
+    let [host, network] = valid.egress() else { panic!("{:?}", valid.egress()) };
+    assert_eq!(host.destination, Destination::Host("*.api.example".parse().unwrap()));
+    assert_eq!((host.ports.len(), host.protocol), (2, Protocol::TCP));
+    assert!(matches!(network.destination, Destination::Network(_)));
+    let policy = crate::plan::plan(&valid, &settings).policy;
+    assert!(!serde_json::to_string(&policy).unwrap().contains("api.example"), "{policy:?}");
 }
 
 #[test]

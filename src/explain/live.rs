@@ -1,0 +1,101 @@
+//! The sandbox as it is in a cluster.
+use std::time::Duration;
+
+use kube::{
+    Api, Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use crate::{
+    api::v1alpha1::AgentSandbox,
+    policy::{digest, shown},
+};
+
+/// Time that the API server has in all.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Reads one sandbox, with the rights of whoever runs the command.
+pub(super) fn sandbox(
+    name: &str,
+    namespace: Option<&str>,
+    context: Option<String>,
+) -> Result<AgentSandbox, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        tokio::time::timeout(DEADLINE, read(name, namespace, context))
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer from the API server within {DEADLINE:?}")))
+    })
+}
+
+async fn read(name: &str, namespace: Option<&str>, context: Option<String>) -> Result<AgentSandbox, String> {
+    let mut config = match context {
+        None => Config::infer().await.map_err(|error| error.to_string())?,
+        context @ Some(_) => {
+            let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+            let file = Kubeconfig::read().map_err(|error| error.to_string())?;
+            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| error.to_string())?
+        }
+    };
+    config.default_retry = false;
+    let client = Client::try_from(config).map_err(|error| error.to_string())?;
+    let namespace = namespace.unwrap_or_else(|| client.default_namespace()).to_owned();
+    let api: Api<AgentSandbox> = Api::namespaced(client, &namespace);
+    api.get(name).await.map_err(|error| format!("{}/{}: {error}", shown(&namespace), shown(name)))
+}
+
+/// What the operator found of the way to the gateway, and whether the Pod was contained when it was measured; also the
+/// administrator's exceptions, where it names them.
+pub(super) fn conditions(sandbox: &AgentSandbox) -> Vec<(String, String)> {
+    let all = sandbox.status.iter().flat_map(|status| &status.conditions);
+    let ours = all.filter(|condition| ["EgressReady", "Contained"].contains(&condition.type_.as_str()));
+    ours.map(|c| (c.type_.clone(), format!("{}, {}: {}", c.status, c.reason, line(&c.message)))).collect()
+}
+
+/// `text` on one line, without what could forge a terminal's output.
+fn line(text: &str) -> String {
+    text.chars().take(400).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Whether the spec that was explained is the one that the operator keeps.
+pub(super) fn in_force(sandbox: &AgentSandbox) -> String {
+    let kept = sandbox.status.as_ref().and_then(|status| status.policy_digest.as_deref());
+    match kept {
+        Some(kept) if kept == digest(sandbox.spec.network.as_ref()) => {
+            "yes, status.policyDigest is the same".to_owned()
+        }
+        Some(kept) => format!(
+            "not yet: status.policyDigest is {}; the gateway follows the spec within a second, the NetworkPolicy with the operator's next look",
+            shown(kept)
+        ),
+        None => "not yet: the sandbox has no status.policyDigest; nothing runs without one".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn status_says_whether_the_spec_is_in_force() {
+        let sandbox = |status: serde_json::Value| -> AgentSandbox {
+            serde_json::from_value(json!({
+                "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox", "metadata": {"name": "fix"},
+                "spec": {"image": "a", "command": ["/a"]}, "status": status,
+            }))
+            .unwrap()
+        };
+        assert!(in_force(&sandbox(json!({"policyDigest": digest(None)}))).starts_with("yes"));
+        assert!(in_force(&sandbox(json!({"policyDigest": "sha256:0"}))).contains("is sha256:0;"));
+        assert!(in_force(&sandbox(json!({}))).contains("has no status.policyDigest"));
+        let condition = |kind: &str, message: &str| json!({"type": kind, "status": "True", "reason": "R", "message": message, "lastTransitionTime": "2026-11-01T00:00:00Z"});
+        let status = json!({"conditions": [condition("Ready", "a"), condition("EgressReady", "also\n203.0.113.0/24")]});
+        let told = ("EgressReady".to_owned(), "True, R: also 203.0.113.0/24".to_owned());
+        assert_eq!(conditions(&sandbox(status)), [told]);
+    }
+}

@@ -1,0 +1,134 @@
+//! `agentsandbox explain`: which rule of a sandbox allows or refuses an endpoint, and why. Decides by the code that the
+//! gateway runs; with a file it needs no cluster.
+mod answer;
+mod live;
+mod target;
+
+use std::{
+    io::Write as _,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::{
+    api::v1alpha1::{AgentSandbox, GROUP, VERSION},
+    policy::{AddressPolicy, shown},
+    render,
+};
+
+pub use answer::{Answer, answer};
+pub use target::{Endpoint, Said, Target};
+
+/// Exit code when an input cannot be read.
+const UNREADABLE: u8 = 2;
+
+/// Options of `agentsandbox explain`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// A sandbox in the cluster; with --file, the one in the file that is meant.
+    #[arg(value_name = "NAME", required_unless_present = "file")]
+    pub name: Option<String>,
+    /// File with the AgentSandbox; - is the standard input. Nothing is asked of any cluster then.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Namespace of the sandbox in the cluster; without it the one of the kubeconfig.
+    #[arg(short, long, conflicts_with = "file")]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig.
+    #[arg(long, conflicts_with = "file")]
+    pub context: Option<String>,
+    /// Where to: https://host, https://host:8443/path, http://host/path, tcp://host:22, udp://198.51.100.7:53, or
+    /// host:port for whether it may be connected to at all. The host may be an address.
+    #[arg(long, value_name = "TARGET")]
+    #[allow(rustdoc::bare_urls, reason = "the text is the command's help")]
+    pub to: String,
+    /// Method of a plain HTTP request.
+    #[arg(long, default_value = "GET")]
+    pub method: String,
+    /// The TLS client encrypts the server name (ECH), or sends what looks like it.
+    #[arg(long)]
+    pub ech: bool,
+    /// An address that the name resolves to: whether the gateway would dial it. May be repeated.
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub address: Vec<IpAddr>,
+    /// The cluster's own networks, as the gateway was told. May be repeated.
+    #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+    pub cluster_cidr: Vec<IpNet>,
+    /// Networks that the administrator opened although they are not global, as the gateway was told. May be repeated.
+    #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+    pub reachable_cidr: Vec<IpNet>,
+}
+
+/// Prints the answer. Exit code 0: allowed; 1: refused; 2: no answer, since the target, the file or the cluster cannot
+/// be read.
+#[allow(clippy::print_stderr, reason = "for the person who typed the command")]
+pub fn run(options: &Options) -> ExitCode {
+    match explain(options) {
+        Ok(answer) => {
+            for warning in &answer.warnings {
+                eprintln!("warning: {warning}");
+            }
+            if std::io::stdout().write_all(answer.text.as_bytes()).is_err() {
+                return ExitCode::from(UNREADABLE);
+            }
+            if answer.allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(message) => {
+            eprintln!("agentsandbox explain: {message}");
+            ExitCode::from(UNREADABLE)
+        }
+    }
+}
+
+fn explain(options: &Options) -> Result<Answer, String> {
+    let target = Target::parse(&options.to, &options.method, options.ech)?;
+    let addresses =
+        AddressPolicy { cluster: options.cluster_cidr.clone(), reachable: options.reachable_cidr.clone() };
+    match (&options.file, &options.name) {
+        (Some(file), name) => {
+            let sandbox = from_file(file, name.as_deref())?;
+            Ok(answer(&sandbox, &target, &addresses, &options.address))
+        }
+        (None, Some(name)) => {
+            let sandbox = live::sandbox(name, options.namespace.as_deref(), options.context.clone())?;
+            let mut answer = answer(&sandbox, &target, &addresses, &options.address);
+            answer.say("in force", &live::in_force(&sandbox));
+            for (condition, text) in live::conditions(&sandbox) {
+                answer.say(&condition, &text);
+            }
+            Ok(answer)
+        }
+        (None, None) => Err("name a sandbox, or a file with --file".to_owned()),
+    }
+}
+
+fn from_file(file: &Path, name: Option<&str>) -> Result<AgentSandbox, String> {
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(&render::read(file)?).map_err(|error| error.to_string())?;
+    let version = format!("{GROUP}/{VERSION}");
+    let is = |document: &Value, field: &str, value: &str| {
+        document.get(field).and_then(Value::as_str).is_some_and(|text| text == value)
+    };
+    let mut found = Vec::new();
+    for document in documents {
+        if is(&document, "kind", "AgentSandbox") && is(&document, "apiVersion", &version) {
+            let sandbox: AgentSandbox =
+                serde_json::from_value(document).map_err(|error| format!("AgentSandbox: {error}"))?;
+            found.push(sandbox);
+        }
+    }
+    if let Some(name) = name {
+        found.retain(|sandbox| sandbox.metadata.name.as_deref() == Some(name));
+    }
+    match (found.pop(), found.is_empty(), name) {
+        (Some(sandbox), true, _) => Ok(sandbox),
+        (Some(_), false, Some(name)) => Err(format!("{} is several times in the file", shown(name))),
+        (Some(_), false, None) => Err("the file has several AgentSandboxes; name one".to_owned()),
+        (None, _, Some(name)) => Err(format!("no AgentSandbox {} in the file", shown(name))),
+        (None, _, None) => Err("no AgentSandbox in the file".to_owned()),
+    }
+}

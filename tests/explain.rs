@@ -1,0 +1,206 @@
+//! `agentsandbox explain` as a person runs it: on a file without any cluster, and on a sandbox of a cluster.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+};
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn run(mut command: Command, input: &str) -> Ran {
+    let mut child = command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A process that does not read it may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn explain(arguments: &[&str], input: &str) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentsandbox"));
+    command.env_clear().arg("explain").args(arguments);
+    run(command, input)
+}
+
+fn sandbox(name: &str, rules: &Value) -> Value {
+    json!({
+        "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox",
+        "metadata": {"name": name, "namespace": "team-a"},
+        "spec": {"image": "registry.example/agent:1", "command": ["/agent"], "network": {"egress": rules}},
+    })
+}
+
+fn rules() -> Value {
+    json!([
+        {"host": "api.example", "ports": [443]},
+        {"host": "mirror.example", "ports": [80], "http": {"methods": ["GET"], "pathPrefixes": ["/debian"]}},
+    ])
+}
+
+#[rstest]
+#[case("https://api.example/v1", &[], 0, "AllowedByRule")]
+#[case("https://API.EXAMPLE.", &[], 0, "api.example:443 by TLS: allowed")]
+#[case("https://api.example", &["--ech"], 1, "EchNotAllowed")]
+#[case("tcp://api.example:443", &[], 1, "ProtocolNotAllowed")]
+#[case("https://evil.example", &[], 1, "NoRule")]
+#[case("http://mirror.example/debian/x", &[], 0, "AllowedByRule")]
+#[case("http://mirror.example/debian/x", &["--method", "PUT"], 1, "MethodNotAllowed")]
+#[case("http://mirror.example/debian/../x", &[], 1, "PathNotAllowed")]
+#[case("https://api.example", &["--address", "10.0.0.1"], 1, "10.0.0.1 is refused: Private")]
+#[case("https://api.example", &["--address", "10.0.0.1", "--reachable-cidr", "10.0.0.0/8"], 0, "is dialled")]
+#[case("https://api.example", &["--address", "8.8.8.8", "--cluster-cidr", "8.0.0.0/8"], 1, "ClusterRange")]
+fn a_file_is_answered_for(#[case] to: &str, #[case] more: &[&str], #[case] code: i32, #[case] said: &str) {
+    let ran = explain(&[&["-f", "-", "--to", to], more].concat(), &sandbox("fix", &rules()).to_string());
+    assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{}", ran.out);
+    assert!(ran.out.contains(said), "{}", ran.out);
+}
+
+#[test]
+fn one_of_several_is_named() {
+    let two = format!("{}\n---\n{}\n", sandbox("fix", &rules()), sandbox("other", &json!([])));
+    let ask = |name: &[&str]| explain(&[name, &["-f", "-", "--to", "api.example:443"]].concat(), &two);
+    assert_eq!(ask(&["fix"]).code, Some(0));
+    assert_eq!(ask(&["other"]).code, Some(1));
+    for (name, said) in [(&["none"][..], "no AgentSandbox none"), (&[], "several AgentSandboxes")] {
+        let ran = ask(name);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+        assert!(ran.err.contains(said), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_wide_rule_is_warned_of_on_standard_error() {
+    let rules = json!([{"host": "**.co.uk", "ports": [443]}]);
+    let ran = explain(&["-f", "-", "--to", "https://a.co.uk"], &sandbox("fix", &rules).to_string());
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.err.starts_with("warning: spec.network.egress[0].host: `**.co.uk`"), "{}", ran.err);
+}
+
+#[rstest]
+#[case(&["--to", "https://a"], "NAME")]
+#[case(&["-f", "-"], "--to")]
+#[case(&["-f", "-", "--to", "a"], "no port")]
+#[case(&["-f", "-", "--to", "gopher://a:1"], "unknown scheme")]
+#[case(&["-f", "absent.yaml", "--to", "https://a"], "absent.yaml")]
+#[case(&["-f", "-", "--to", "https://a", "--reachable-cidr", "10.0.0.0/40"], "--reachable-cidr")]
+#[case(&["-f", "-", "-n", "team-a", "--to", "https://a"], "--namespace")]
+fn what_cannot_be_read_is_said(#[case] arguments: &[&str], #[case] said: &str) {
+    let ran = explain(arguments, "");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{}", ran.err);
+    assert!(ran.err.contains(said), "{}", ran.err);
+}
+
+/// An API server that has one object, and a kubeconfig for it.
+struct Cluster {
+    directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn with(object: &Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let object = object.to_string();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let request = lines.next().unwrap_or_default();
+                lines.take_while(|line| !line.is_empty()).for_each(drop);
+                let path = "/apis/agentsandbox.dev/v1alpha1/namespaces/team-a/agentsandboxes/fix";
+                let (status, body) = if request == format!("GET {path} HTTP/1.1") {
+                    ("200 OK", object.clone())
+                } else {
+                    let status = json!({
+                        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
+                        "reason": "NotFound", "message": "agentsandboxes.agentsandbox.dev \"none\" not found",
+                    });
+                    ("404 Not Found", status.to_string())
+                };
+                let head =
+                    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n");
+                let _ = write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len());
+            }
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let context = |name: &str, namespace: &str| json!({"name": name, "context": {"cluster": "test", "user": "test", "namespace": namespace}});
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "own",
+            "clusters": [{"name": "test", "cluster": {"server": server}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [context("own", "team-a"), context("else", "team-b")],
+        });
+        std::fs::write(directory.path().join("config"), config.to_string()).unwrap();
+        Self { directory }
+    }
+
+    fn explain(&self, program: &Path, arguments: &[&str]) -> Ran {
+        let mut command = Command::new(program);
+        command.env_clear().env("KUBECONFIG", self.directory.path().join("config"));
+        command.arg("explain").args(arguments);
+        run(command, "")
+    }
+}
+
+#[test]
+fn a_sandbox_of_a_cluster_is_answered_for() {
+    let mut object = sandbox("fix", &rules());
+    let network = serde_json::from_value(object["spec"]["network"].clone()).unwrap();
+    object["status"] = json!({"policyDigest": agentsandbox::policy::digest(Some(&network))});
+    let cluster = Cluster::with(&object);
+    let program = Path::new(env!("CARGO_BIN_EXE_agentsandbox"));
+    for more in [&[][..], &["-n", "team-a"], &["--context", "else", "--namespace", "team-a"]] {
+        let ran = cluster.explain(program, &[&["fix", "--to", "https://api.example"], more].concat());
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        assert!(ran.out.contains("in force:    yes"), "{}", ran.out);
+    }
+    let ran = cluster.explain(program, &["fix", "--to", "https://evil.example"]);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
+    for more in [&["none"][..], &["fix", "--context", "else"], &["fix", "--context", "absent"]] {
+        let ran = cluster.explain(program, &[more, &["--to", "https://api.example"]].concat());
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{}", ran.err);
+        assert!(ran.err.starts_with("agentsandbox explain: "), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_change_that_is_not_in_force_yet_is_said() {
+    let mut object = sandbox("fix", &rules());
+    object["status"] = json!({"policyDigest": agentsandbox::policy::digest(None)});
+    let ran = Cluster::with(&object)
+        .explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["fix", "--to", "https://api.example"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.out.contains("in force:    not yet: status.policyDigest is sha256:"), "{}", ran.out);
+}
+
+/// kubectl runs the file of that name that it finds, with the rest of its arguments.
+#[test]
+fn as_a_plugin_of_kubectl_it_is_the_same_program() {
+    let cluster = Cluster::with(&sandbox("fix", &rules()));
+    let plugin = cluster.directory.path().join("kubectl-agentsandbox");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_agentsandbox"), &plugin).unwrap();
+    let ran = cluster.explain(&plugin, &["fix", "--to", "https://api.example"]);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    assert!(ran.out.contains("in force:    not yet: the sandbox has no status.policyDigest"), "{}", ran.out);
+    let help = cluster.explain(&plugin, &["--help"]);
+    assert!(help.out.contains("Usage: kubectl agentsandbox explain"), "{}", help.out);
+}
