@@ -6,7 +6,7 @@ use std::{
 
 use agentsandbox::api::v1alpha1::{AgentSandbox, Phase};
 use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::support::{
@@ -135,6 +135,41 @@ fn pod_deleted_ends_the_sandbox_and_it_is_not_made_again() {
         test.gone::<Pod>(&pod, secs(60)).await;
         tokio::time::sleep(secs(3)).await;
         assert!(test.pods_of("agent").await.is_empty(), "a task is not run twice");
+    });
+}
+
+#[test]
+fn a_finalizer_does_not_keep_the_agent_of_a_deleted_sandbox_running() {
+    shared("finalizer", |test| async move {
+        let mut object = manifest("agent", ENDLESS, json!({"timeout": "10m"}));
+        object["metadata"]["finalizers"] = json!(["example.test/wait"]);
+        test.create(&object).await.unwrap();
+        test.running("agent").await;
+        let pod = test.pod_name("agent").await;
+        test.delete("agent").await;
+        test.finished_as("agent", "PodDeleted").await;
+        test.gone::<Pod>(&pod, secs(60)).await;
+        assert!(test.pods_of("agent").await.is_empty(), "no other Pod is made");
+        let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        test.api::<AgentSandbox>().patch("agent", &PatchParams::default(), &release).await.unwrap();
+        test.gone::<AgentSandbox>("agent", secs(30)).await;
+        test.gone::<NetworkPolicy>(&pod, secs(60)).await;
+    });
+}
+
+#[test]
+fn an_orphaning_deletion_ends_the_agent() {
+    shared("orphaned", |test| async move {
+        test.sandbox("agent", ENDLESS, json!({"timeout": "10m"})).await;
+        test.running("agent").await;
+        let pod = test.pod_name("agent").await;
+        let orphan = DeleteParams {
+            propagation_policy: Some(kube::api::PropagationPolicy::Orphan),
+            ..DeleteParams::default()
+        };
+        test.api::<AgentSandbox>().delete("agent", &orphan).await.unwrap();
+        test.gone::<AgentSandbox>("agent", secs(60)).await;
+        test.gone::<Pod>(&pod, secs(60)).await;
     });
 }
 

@@ -10,7 +10,7 @@ use super::context::{Context, Identity};
 use super::error::{Doing, Error};
 use super::field_managers;
 use super::gather::get_pod;
-use super::ownership::{Owner, drifted, owner};
+use super::ownership::{Owner, drifted, has_finalizer, owner};
 use super::pod::SlimPod;
 
 /// What became of a policy.
@@ -24,7 +24,7 @@ pub enum PolicyResult {
     Repaired,
     /// Somebody else's policy has its name.
     Taken,
-    /// It is being deleted.
+    /// It is being deleted; what it says is as it should be.
     Lost,
 }
 
@@ -75,11 +75,11 @@ async fn put_right(
     have: &NetworkPolicy,
     want: &NetworkPolicy,
 ) -> Result<PolicyResult, Error> {
-    if have.metadata.deletion_timestamp.is_some() {
-        return Ok(PolicyResult::Lost);
-    }
-    if !drifted(have, want) {
-        return Ok(PolicyResult::Unchanged);
+    // Our finalizer keeps one that is being deleted for as long as its Pod exists: it holds until then.
+    let lost = have.metadata.deletion_timestamp.is_some();
+    // Without that finalizer it is gone in a moment, and none can be added any more.
+    if !drifted(have, want) || (lost && !has_finalizer(&have.metadata)) {
+        return Ok(if lost { PolicyResult::Lost } else { PolicyResult::Unchanged });
     }
     let mut body = want.clone();
     // Of another object with this name the API server then refuses the change.
@@ -94,7 +94,7 @@ async fn put_right(
     let params = PatchParams::apply(field_managers::OBJECTS).force();
     api.patch(name, &params, &Patch::Apply(&body)).await.doing("repair the NetworkPolicy")?;
     context.metrics.applied("NetworkPolicy", "repair");
-    Ok(PolicyResult::Repaired)
+    Ok(if lost { PolicyResult::Lost } else { PolicyResult::Repaired })
 }
 
 /// Makes the Pod `want`.

@@ -34,6 +34,11 @@ pub fn owner(meta: &ObjectMeta, identity: &Identity) -> Owner {
     if owners.is_empty() && labelled && named && marked { Owner::Stripped } else { Owner::Foreign }
 }
 
+/// Whether the sandbox's policy selects the Pod with `meta`.
+pub fn is_selected(meta: &ObjectMeta, identity: &Identity) -> bool {
+    meta.labels.as_ref().and_then(|found| found.get(labels::SANDBOX)) == Some(&identity.hash)
+}
+
 /// Whether the object with `meta` has the finalizer of our policies.
 pub fn has_finalizer(meta: &ObjectMeta) -> bool {
     meta.finalizers.iter().flatten().any(|f| f == labels::POD_GONE_FINALIZER)
