@@ -76,12 +76,35 @@ fn deadline_exceeded_by_an_agent_that_ignores_sigterm() {
 }
 
 #[test]
+fn the_record_of_a_stubborn_agent_with_little_cpu_stays() {
+    shared("stubborn-slow", |test| async move {
+        let script = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay(alive=True)\nwhile True:\n    pass";
+        let spec = json!({"timeout": "4s", "resources": {"cpu": "50m", "requests": {"cpu": "20m"}}});
+        test.sandbox("agent", script, spec).await;
+        test.finished_as("agent", "DeadlineExceeded").await;
+        let pod = test.pod_name("agent").await;
+        tokio::time::sleep(secs(5)).await;
+        let kept = test.api::<Pod>().get(&pod).await.unwrap().metadata;
+        assert_eq!(kept.deletion_timestamp, None, "the Pod stays");
+        assert!(!test.pod_log(&pod, "sidecar").await.is_empty(), "and so does its record");
+    });
+}
+
+#[test]
 fn a_lowered_timeout_ends_it_sooner() {
     shared("lowered", |test| async move {
         test.sandbox("agent", ENDLESS, json!({"timeout": "10m"})).await;
         let before = test.running("agent").await.deadline.expect("a deadline");
         test.change("agent", json!({"timeout": "8s"})).await.unwrap();
         test.finished_as("agent", "DeadlineExceeded").await;
+        let pod = test.pod_name("agent").await;
+        crate::support::wait_for("the kubelet to fail the Pod in place", secs(60), || async {
+            let phase = test.api::<Pod>().get(&pod).await.unwrap().status?.phase?;
+            (phase == "Failed").then_some(())
+        })
+        .await;
+        let said = agent::lines(&test.log("agent").await);
+        assert!(said.iter().any(|line| line["alive"] == true), "its log stays: {said:?}");
         let after = test.status("agent").await.deadline.expect("a deadline");
         assert!(after.0 < before.0, "{after:?} is before {before:?}");
         let raised = test.change("agent", json!({"timeout": "20m"})).await.unwrap_err();

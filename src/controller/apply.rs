@@ -188,6 +188,29 @@ pub async fn delete_pod(context: &Context, pod: &SlimPod) -> Result<(), Error> {
     }
 }
 
+/// `activeDeadlineSeconds` that has always passed.
+pub const PASSED_SECONDS: i64 = 1;
+
+/// Has the kubelet fail the Pod `pod`, and no other of its name: its agent gets SIGTERM and its grace as with a
+/// deletion, and the Pod stays with its logs. The API server lets this one field of a Pod be lowered.
+pub async fn fail_pod(context: &Context, pod: &SlimPod) -> Result<(), Error> {
+    context.may_write()?;
+    let meta = &pod.metadata;
+    let api: Api<SlimPod> =
+        Api::namespaced(context.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+    let body = json!({"metadata": {"uid": meta.uid}, "spec": {"activeDeadlineSeconds": PASSED_SECONDS}});
+    let params =
+        PatchParams { field_manager: Some(field_managers::OBJECTS.to_owned()), ..PatchParams::default() };
+    match api.patch(meta.name.as_deref().unwrap_or_default(), &params, &Patch::Merge(&body)).await {
+        Ok(_) => {
+            context.metrics.applied("Pod", "fail");
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(error) => Err(error).doing("lower the deadline of the Pod"),
+    }
+}
+
 /// Deletion of the object with this UID only.
 pub fn only(uid: Option<String>) -> DeleteParams {
     DeleteParams {

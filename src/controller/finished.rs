@@ -15,6 +15,9 @@ use super::lifecycle::after;
 use super::pod::SlimPod;
 use crate::api::v1alpha1::{AgentSandbox, AgentSandboxStatus};
 
+/// Time that a kubelet has beyond a Pod's grace.
+const KUBELETS_SLACK: Duration = Duration::from_secs(30);
+
 /// A finished sandbox: ends what still runs, and deletes it when its time is over.
 pub async fn finished(
     context: &Context,
@@ -23,18 +26,17 @@ pub async fn finished(
     status: &AgentSandboxStatus,
 ) -> Result<Action, Error> {
     let seen = gather(context, sandbox, status, identity).await?;
+    let mut again = Timestamp::MAX;
     if let Some(pod) = seen.pod.as_deref() {
-        if runs(pod) {
-            apply::delete_pod(context, pod).await?;
-        }
+        again = end(context, pod, status).await?;
         if !has_ended(pod) {
             confine(context, sandbox, identity, &seen, pod).await?;
         }
     }
     context.backoff.reset(&identity.sandbox.uid);
-    let Some(expiry) = expiry(sandbox, status) else { return Ok(Action::await_change()) };
+    let expiry = expiry(sandbox, status).unwrap_or(Timestamp::MAX);
     if expiry > Timestamp::now() {
-        return Ok(until(expiry));
+        return Ok(until(expiry.min(again)));
     }
     context.may_write()?;
     let api: Api<AgentSandbox> = Api::namespaced(context.client.clone(), &identity.sandbox.namespace);
@@ -44,6 +46,57 @@ pub async fn finished(
         Err(error) => return Err(error).doing("delete the finished AgentSandbox"),
     }
     Ok(Action::await_change())
+}
+
+/// Ends what still runs in the Pod of a sandbox whose end `status` tells, and says when to look again whether it did.
+pub async fn end(context: &Context, pod: &SlimPod, status: &AgentSandboxStatus) -> Result<Timestamp, Error> {
+    match way(pod, status, Timestamp::now()) {
+        Way::None => Ok(Timestamp::MAX),
+        Way::Wait(until) => Ok(until),
+        Way::Fail => {
+            apply::fail_pod(context, pod).await?;
+            Ok(kubelets_turn(pod, status))
+        }
+        Way::Delete => {
+            apply::delete_pod(context, pod).await?;
+            Ok(Timestamp::MAX)
+        }
+    }
+}
+
+/// How a Pod is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Nothing of it runs, or somebody asked for its deletion.
+    None,
+    /// The kubelet is to fail it: it stays, with its logs.
+    Fail,
+    /// The kubelet was asked, and has until then.
+    Wait(Timestamp),
+    /// It is deleted.
+    Delete,
+}
+
+/// A deletion takes the logs with it. Where the time of the agent is over the kubelet can end the Pod in place, with as
+/// many writes; everything else that ends a sandbox from here is either no clock or a kubelet that does not answer.
+fn way(pod: &SlimPod, status: &AgentSandboxStatus, now: Timestamp) -> Way {
+    if !runs(pod) {
+        return Way::None;
+    }
+    let late = status.outcome.as_ref().is_some_and(|outcome| outcome.reason == "DeadlineExceeded");
+    let until = kubelets_turn(pod, status);
+    match pod.spec.active_deadline_seconds {
+        _ if !late || now >= until => Way::Delete,
+        Some(apply::PASSED_SECONDS) => Way::Wait(until),
+        _ => Way::Fail,
+    }
+}
+
+/// Until when the kubelet may take to fail `pod`.
+fn kubelets_turn(pod: &SlimPod, status: &AgentSandboxStatus) -> Timestamp {
+    let grace = u64::try_from(pod.spec.termination_grace_period_seconds.unwrap_or(30)).unwrap_or_default();
+    let begun = status.finished_at.as_ref().map_or(Timestamp::MIN, |time| time.0);
+    after(begun, Duration::from_secs(grace) + KUBELETS_SLACK)
 }
 
 /// Holds the policy, and the label by which it selects the Pod, while the agent of a finished sandbox runs out its
@@ -88,4 +141,44 @@ pub fn until(time: Timestamp) -> Action {
 pub fn left(time: Timestamp) -> Option<Duration> {
     let left = Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
     (time != Timestamp::MAX).then(|| left.max(Duration::from_millis(10)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_kubelet_ends_what_ran_out_of_time_and_is_waited_for() {
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let status = |reason: &str| -> AgentSandboxStatus {
+            let status = json!({"outcome": {"reason": reason}, "finishedAt": at(0).to_string()});
+            serde_json::from_value(status).unwrap()
+        };
+        let pod = |deadline: i64, deleting: bool, state: &str| -> SlimPod {
+            let mut meta = json!({"name": "p", "uid": "u"});
+            if deleting {
+                meta["deletionTimestamp"] = json!("2027-01-01T00:00:00Z");
+            }
+            serde_json::from_value(json!({
+                "metadata": meta,
+                "spec": {"activeDeadlineSeconds": deadline, "terminationGracePeriodSeconds": 25},
+                "status": {"phase": state},
+            }))
+            .unwrap()
+        };
+        let late = status("DeadlineExceeded");
+        let (fresh, asked) = (pod(700, false, "Running"), pod(1, false, "Running"));
+        assert_eq!(way(&fresh, &late, at(1)), Way::Fail);
+        assert_eq!(way(&asked, &late, at(54)), Way::Wait(at(55)));
+        assert_eq!(way(&asked, &late, at(55)), Way::Delete);
+        // The controller was away meanwhile.
+        assert_eq!(way(&fresh, &late, at(500)), Way::Delete);
+        for reason in ["NodeLost", "PolicyLost", "StartupTimeout"] {
+            assert_eq!(way(&fresh, &status(reason), at(1)), Way::Delete, "{reason}");
+        }
+        assert_eq!(way(&pod(700, true, "Running"), &late, at(1)), Way::None);
+        assert_eq!(way(&pod(1, false, "Failed"), &late, at(1)), Way::None);
+    }
 }

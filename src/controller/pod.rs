@@ -34,6 +34,12 @@ pub struct SlimSpec {
     /// The kubelet's backstop, in seconds: tells which timeout the Pod was planned with.
     #[serde(default)]
     pub active_deadline_seconds: Option<i64>,
+    /// Seconds from SIGTERM to SIGKILL, where the kubelet ends it.
+    #[serde(default)]
+    pub termination_grace_period_seconds: Option<i64>,
+    /// Its runtime class.
+    #[serde(default)]
+    pub runtime_class_name: Option<String>,
 }
 
 /// Part of a Pod's status.
@@ -91,6 +97,8 @@ impl From<Pod> for SlimPod {
             spec: SlimSpec {
                 node_name: spec.node_name,
                 active_deadline_seconds: spec.active_deadline_seconds,
+                termination_grace_period_seconds: spec.termination_grace_period_seconds,
+                runtime_class_name: spec.runtime_class_name,
             },
             status: SlimStatus {
                 phase: status.phase,

@@ -14,7 +14,7 @@ use super::context::{Context, Guarded, Identity};
 use super::deletion::deleting;
 use super::ending::Ending;
 use super::error::Error;
-use super::finished::{expiry, finished, left, runs, until};
+use super::finished::{end, expiry, finished, left, until};
 use super::gate;
 use super::gather::{Seen, gather};
 use super::judge::{Judged, digest, judge, limits};
@@ -89,11 +89,12 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
     }
     if holds(&status.conditions, FINISHED) == Some(true) {
         // The cause is on record: now what still runs may be ended.
-        if let Some(pod) = done.pod.as_ref().filter(|pod| runs(pod)) {
-            apply::delete_pod(context, pod).await?;
-        }
+        let again = match &done.pod {
+            Some(pod) => end(context, pod, &status).await?,
+            None => Timestamp::MAX,
+        };
         context.backoff.reset(&identity.sandbox.uid);
-        return Ok(expiry(sandbox, &status).map_or_else(Action::await_change, until));
+        return Ok(until(expiry(sandbox, &status).unwrap_or(Timestamp::MAX).min(again)));
     }
     Ok(work.look_again(&done))
 }

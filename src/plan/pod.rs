@@ -11,10 +11,11 @@ use k8s_openapi::{
 };
 
 use super::{Settings, ValidatedSandbox, agent, labels, metadata, sidecar, volumes};
+use crate::init::config::KILL_PATIENCE;
 
 /// User and group of the operator's own containers.
 pub(super) const OPERATOR_USER: i64 = 65_532;
-/// Seconds that the kubelet waits longer than `sandbox-init` before it kills.
+/// Seconds that the kubelet waits longer than `sandbox-init` may take before it kills.
 const KUBELET_SLACK_SECONDS: i64 = 5;
 
 /// The Pod of `sandbox`.
@@ -33,10 +34,11 @@ pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> Pod {
 }
 
 fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
-    let grace = seconds(settings.grace);
+    // What `sandbox-init` may take from SIGTERM to its own end.
+    let ending = seconds(settings.grace) + seconds(KILL_PATIENCE);
     let deadline = seconds(sandbox.startup_timeout())
         + seconds(sandbox.timeout())
-        + grace
+        + ending
         + seconds(settings.startup_slack);
     PodSpec {
         restart_policy: Some("Never".to_owned()),
@@ -46,7 +48,7 @@ fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
         runtime_class_name: sandbox.runtime_class().map(str::to_owned),
         priority_class_name: settings.priority_class.clone(),
         active_deadline_seconds: Some(deadline),
-        termination_grace_period_seconds: Some(grace + KUBELET_SLACK_SECONDS),
+        termination_grace_period_seconds: Some(ending + KUBELET_SLACK_SECONDS),
         dns_policy: Some("None".to_owned()),
         dns_config: Some(PodDNSConfig {
             nameservers: Some(vec!["127.0.0.1".to_owned()]),
