@@ -1,6 +1,7 @@
 //! From a sandbox, what was seen in the cluster and the operator's settings to the objects. Pure and deterministic:
 //! no I/O, no clock, no client.
 mod agent;
+pub mod keyed;
 pub mod labels;
 pub mod names;
 mod network_policy;

@@ -85,7 +85,7 @@ fn install(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
             "install".to_owned(),
             format!("{directory}/sandbox-init"),
         ]),
-        volume_mounts: Some(vec![volumes::own_mount(volumes::INIT, &directory, false)]),
+        volume_mounts: Some(vec![volumes::own_mount(volumes::INIT, directory, false)]),
         ..operator_container(settings)
     }
 }

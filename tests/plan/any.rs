@@ -79,17 +79,26 @@ fn metadata() -> impl Strategy<Value = (String, String, String)> {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (any::<bool>(), 0_u64..120_000, option::of("[a-z]{1,12}"), any::<bool>(), option::of(gateway())).prop_map(
-        |(user_namespaces, grace, priority_class, reserved, gateway)| Settings {
-            image: "registry.example/agentsandbox@sha256:00".to_owned(),
-            grace: Duration::from_millis(grace),
-            reserved_cidrs: if reserved { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() },
-            user_namespaces,
-            priority_class,
-            gateway,
-            ..Settings::default()
-        },
+    (
+        any::<bool>(),
+        0_u64..120_000,
+        option::of("[a-z]{1,12}"),
+        any::<bool>(),
+        option::of(gateway()),
+        any::<[u8; 32]>(),
     )
+        .prop_map(|(user_namespaces, grace, priority_class, reserved, gateway, directory_key)| {
+            Settings {
+                directory_key,
+                image: "registry.example/agentsandbox@sha256:00".to_owned(),
+                grace: Duration::from_millis(grace),
+                reserved_cidrs: if reserved { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() },
+                user_namespaces,
+                priority_class,
+                gateway,
+                ..Settings::default()
+            }
+        })
 }
 
 fn gateway() -> impl Strategy<Value = GatewaySettings> {
