@@ -10,7 +10,7 @@ use super::context::{Context, Identity};
 use super::error::{Doing, Error};
 use super::field_managers;
 use super::gather::get_pod;
-use super::ownership::{Owner, drifted, has_finalizer, owner};
+use super::ownership::{Known, Owner, drifted, has_finalizer, owner, owner_of_pod};
 use super::pod::SlimPod;
 
 /// What became of a policy.
@@ -98,7 +98,12 @@ async fn put_right(
 }
 
 /// Makes the Pod `want`.
-pub async fn pod(context: &Context, identity: &Identity, want: &Pod) -> Result<PodResult, Error> {
+pub async fn pod(
+    context: &Context,
+    identity: &Identity,
+    key: &[u8; 32],
+    want: &Pod,
+) -> Result<PodResult, Error> {
     context.may_write()?;
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &identity.sandbox.namespace);
     match api.create(&post(), want).await {
@@ -109,7 +114,7 @@ pub async fn pod(context: &Context, identity: &Identity, want: &Pod) -> Result<P
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
             let found = get_pod(context, identity).await?;
             Ok(match found {
-                Some(pod) if owner(&pod.metadata, identity) != Owner::Foreign => {
+                Some(pod) if owner_of_pod(&pod, identity, Known::Not(key)) != Owner::Foreign => {
                     PodResult::Made(Box::new(pod))
                 }
                 Some(_) => PodResult::Taken,

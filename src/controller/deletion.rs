@@ -91,6 +91,7 @@ fn ended(
         blocked: None,
         step: &Step::Finished(Box::new(ending)),
         pod_name: pod.and_then(|pod| pod.metadata.name.clone()),
+        pod_uid: pod.and_then(|pod| pod.metadata.uid.clone()),
         node_name: pod.and_then(|pod| pod.spec.node_name.clone()),
         policy_digest: None,
         limits: None,

@@ -128,6 +128,7 @@ impl Done {
             blocked: self.blocked.as_ref().map(|(reason, message)| (*reason, message.as_str())),
             step: &self.step,
             pod_name: self.pod.as_ref().map(|_| identity.object.clone()),
+            pod_uid: self.pod.as_ref().and_then(|pod| pod.metadata.uid.clone()),
             node_name: self.pod.as_ref().and_then(|pod| pod.spec.node_name.clone()),
             policy_digest: self.policy_digest.clone(),
             limits: self.limits.clone(),
@@ -217,7 +218,7 @@ impl Work<'_> {
             PolicyResult::Unchanged => {}
         }
         done.policy_digest = digest(&plan);
-        match apply::pod(self.context, self.identity, &plan.pod).await? {
+        match apply::pod(self.context, self.identity, &self.settings.directory_key, &plan.pod).await? {
             PodResult::Made(pod) => {
                 let event = ControlPlaneEvent::PodCreated { name: self.identity.object.clone() };
                 record(self.context, self.sandbox, self.identity, event)?;
@@ -234,10 +235,13 @@ impl Work<'_> {
     /// Holds policy and Pod to what they should be while the agent starts or runs.
     async fn hold(&self, plan: Plan<Prepared>, done: &mut Done) -> Result<(), Error> {
         let have = self.seen.policy.as_deref();
+        let mut repaired = Ok(());
         if let (true, Some(pod)) = (self.seen.pod_stripped, done.pod.as_ref()) {
-            // First: without its label no policy selects the Pod.
-            apply::repair_pod(self.context, self.identity, pod, &plan.pod).await?;
-            self.warn("PodRepaired", "labels or owner of the Pod were taken off; they are back").await;
+            // First: without its label no policy selects the Pod. That it failed must not keep the policy from being held.
+            repaired = apply::repair_pod(self.context, self.identity, pod, &plan.pod).await;
+            if repaired.is_ok() {
+                self.warn("PodRepaired", "labels or owner of the Pod were taken off; they are back").await;
+            }
         }
         match apply::policy(self.context, self.identity, have, &plan.policy).await? {
             PolicyResult::Created => {
@@ -252,7 +256,7 @@ impl Work<'_> {
             }
         }
         done.policy_digest = digest(&plan);
-        Ok(())
+        repaired
     }
 
     fn policy_applied(&self, plan: &Plan<Prepared>) -> Result<(), Error> {

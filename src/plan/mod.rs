@@ -7,6 +7,7 @@ pub mod names;
 mod network_policy;
 mod observed;
 mod pod;
+pub mod seal;
 mod settings;
 mod sidecar;
 mod validate;

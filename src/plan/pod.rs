@@ -10,7 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use super::{Settings, ValidatedSandbox, agent, labels, metadata, sidecar, volumes};
+use super::{Settings, ValidatedSandbox, agent, labels, metadata, seal, sidecar, volumes};
 use crate::init::config::KILL_PATIENCE;
 
 /// User and group of the operator's own containers.
@@ -30,7 +30,9 @@ pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> Pod {
             .get_or_insert_default()
             .insert(labels::START_GATE.to_owned(), sidecar::gate(sandbox, reach));
     }
-    Pod { metadata: meta, spec: Some(spec(sandbox, settings)), status: None }
+    let mut pod = Pod { metadata: meta, spec: Some(spec(sandbox, settings)), status: None };
+    seal::put(&mut pod, &settings.directory_key, &identity.uid);
+    pod
 }
 
 fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
