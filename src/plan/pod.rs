@@ -61,6 +61,8 @@ fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
             run_as_user: Some(OPERATOR_USER),
             run_as_group: Some(sandbox.group()),
             fs_group: Some(sandbox.group()),
+            // A volume that has the group already is left as it is, also what somebody changed in it since.
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 localhost_profile: None,

@@ -202,7 +202,7 @@ fn isolation() -> impl Strategy<Value = Isolation> {
 fn filesystem() -> impl Strategy<Value = Filesystem> {
     let rest = "(/[A-Za-z0-9_ -]{1,6}){0,2}";
     let mount =
-        (rest, option::of(any::<bool>()), 0..4_u8, "[a-z]{1,8}", option::of("[a-z]{1,5}(/[a-z]{1,5})?"));
+        (rest, option::of(any::<bool>()), 0..4_u8, "[a-z]{8}|claim", option::of("[a-z]{1,5}(/[a-z]{1,5})?"));
     let mounts = collection::btree_map("[a-z]{4,10}", mount, 0..6).prop_map(|mounts| {
         mounts.into_iter().map(|(first, rest)| one_mount(&first, rest)).collect::<Vec<Mount>>()
     });

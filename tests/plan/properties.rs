@@ -54,11 +54,18 @@ fn mounts_of(pod: &Value, container: &Value) -> Vec<Value> {
         .collect()
 }
 
-fn asked_for(mount: &Mount) -> Value {
+fn asked_for(mount: &Mount, all: &[Mount]) -> Value {
     let (volume, sub_path) = if let Some(source) = &mount.empty_dir {
         (json!({"emptyDir": {"sizeLimit": source.size_limit}}), None)
     } else if let Some(source) = &mount.persistent_volume_claim {
-        (json!({"persistentVolumeClaim": {"claimName": source.claim_name}}), source.sub_path.as_ref())
+        let same = |other: &&Mount| {
+            other.persistent_volume_claim.as_ref().is_some_and(|claim| claim.claim_name == source.claim_name)
+        };
+        let mut claim = json!({"claimName": source.claim_name});
+        if all.iter().filter(same).all(|other| other.read_only.unwrap_or(true)) {
+            claim["readOnly"] = json!(true);
+        }
+        (json!({"persistentVolumeClaim": claim}), source.sub_path.as_ref())
     } else if let Some(source) = &mount.config_map {
         (json!({"configMap": {"name": source.name, "defaultMode": 0o440}}), source.sub_path.as_ref())
     } else {
@@ -176,7 +183,7 @@ proptest! {
         let token = json!({"projected": {"defaultMode": 0o440, "sources": [{"serviceAccountToken": {
             "audience": "agentsandbox-gateway", "expirationSeconds": 3600, "path": "token",
         }}]}});
-        let asked = case.sandbox.spec.filesystem.iter().flat_map(|f| &f.mounts).map(asked_for);
+        let asked = case.sandbox.spec.filesystem.iter().flat_map(|f| f.mounts.iter().map(|m| asked_for(m, &f.mounts)));
         let agent: Vec<Value> = std::iter::once(json!([own, true, null, small])).chain(asked).collect();
         let spec = &pod["spec"];
         prop_assert_eq!(list(&spec["containers"]).len(), 1);
