@@ -1,6 +1,7 @@
 //! `sandbox-init`: the first process of the agent's container. Small, and without an async runtime.
 pub mod config;
 mod facts;
+mod filters;
 mod guard;
 mod install;
 mod launch;

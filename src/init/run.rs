@@ -10,7 +10,8 @@ use nix::unistd::{getgid, getpid, getuid};
 
 use super::config::{CONFIG_VARIABLE, InitConfig};
 use super::facts::{self, MemoryFacts, since_boot};
-use super::guard::{Filters, effective_abi};
+use super::filters::Filters;
+use super::guard::effective_abi;
 use super::launch::{Launch, LaunchError};
 use super::link::Link;
 use super::report::{Cause, TerminationReport};

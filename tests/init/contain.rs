@@ -80,6 +80,56 @@ fn the_first_process_is_out_of_reach(#[case] attack: &str) {
     assert!(refused.iter().any(|text| outcome.stderr.contains(text)), "{}", outcome.stderr);
 }
 
+/// What python says of a call by its number, with arguments that would be right.
+const CALL: &str = "
+import ctypes, errno, fcntl, os, signal, struct, sys
+def call(*arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    print('done' if libc.syscall(*arguments) >= 0 else errno.errorcode[ctypes.get_errno()])
+def attempt(action):
+    try: action(); print('done')
+    except OSError as error: print(errno.errorcode[error.errno])
+directory = os.open('/proc/1', os.O_DIRECTORY)
+reader, writer = os.pipe()
+";
+
+/// gVisor protects the first process in no way of its own, so these have to be refused before the kernel is asked.
+#[rstest]
+#[case::directory_as_pidfd(
+    "[call(424, directory, s, 0, 0) for s in (15, 19, 9)]",
+    "ENOSYS\nENOSYS\nENOSYS\n"
+)]
+#[case::owner("attempt(lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, 1))", "EPERM\n")]
+#[case::owner_by_group("attempt(lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, -1))", "EPERM\n")]
+#[case::owner_by_pointer("attempt(lambda: fcntl.fcntl(reader, 15, struct.pack('ii', 1, 1)))", "EPERM\n")]
+#[case::which_signal("attempt(lambda: fcntl.fcntl(reader, 10, 9))", "EPERM\n")]
+#[case::owner_by_ioctl(
+    "[attempt(lambda: fcntl.ioctl(reader, n, struct.pack('i', 1))) for n in (0x8901, 0x8902)]",
+    "EPERM\nEPERM\n"
+)]
+#[case::child_of_the_parent("call(56, 0x8000 | 9, 0, 0, 0, 0)", "EPERM\n")]
+#[case::queued("call(129, 1, 15, 0)", "EPERM\n")]
+#[case::attributes(
+    "attempt(lambda: os.setxattr(os.environ['DIR'] + '/writable', 'user.a', b'x'))",
+    "ENOTSUP\n"
+)]
+// Controls: what programs do to themselves.
+#[case::own_signals("attempt(lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid()))", "done\n")]
+#[case::own_descriptor("attempt(lambda: fcntl.fcntl(reader, fcntl.F_SETFL, os.O_NONBLOCK))", "done\n")]
+#[case::own_children("child = os.fork() or os._exit(0); attempt(lambda: os.waitpid(child, 0))", "done\n")]
+#[cfg(target_arch = "x86_64")]
+fn the_first_process_gets_no_signal_by_detours(#[case] attack: &str, #[case] expected: &str) {
+    let outcome = Case::new().run(&["python3", "-c", &format!("{CALL}{attack}\nsys.exit(5)")]);
+    assert_eq!(
+        (outcome.report.cause, outcome.code),
+        (Cause::Exited, 5),
+        "{:?} {}",
+        outcome.report,
+        outcome.stderr
+    );
+    assert_eq!(outcome.stdout, expected, "{}", outcome.stderr);
+}
+
 #[test]
 fn the_agent_has_a_lower_priority_and_a_session_of_its_own() {
     let script = "
