@@ -6,6 +6,7 @@ mod guard;
 mod install;
 mod launch;
 mod link;
+mod mounts;
 pub mod report;
 mod run;
 mod supervise;

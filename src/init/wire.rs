@@ -68,4 +68,8 @@ pub struct StartFacts {
     pub landlock_abi: i32,
     /// Whether the container is in a user namespace of its own.
     pub user_namespace: bool,
+    /// Writable places that the spec does not list, such as volumes of the image. Landlock refuses them; without it
+    /// the agent is not started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unlisted: Vec<String>,
 }

@@ -65,6 +65,40 @@ fn a_guard_that_does_not_stand_stops_it() {
 }
 
 #[rstest]
+#[case::own_directory_is_none("umount $DIR/own", "own is not a mount point")]
+#[case::own_directory_is_writable("mount -o remount,bind,rw $DIR/own", "own directory, is writable")]
+#[case::over_it("mount --bind $DIR/own $DIR/own", "more than one thing is mounted at")]
+#[case::below_it(
+    "mount --bind $DIR/own/sandbox-init $DIR/own/sandbox-init",
+    "is mounted below the operator's"
+)]
+#[case::led_elsewhere(
+    "umount $DIR/writable; mv $DIR/writable $DIR/w; ln -s closed $DIR/writable; mount --bind $DIR/w $DIR/writable",
+    "/closed"
+)]
+fn mounts_that_are_not_as_planned_stop_it(#[case] mounting: &str, #[case] told: &str) {
+    let mut case = Case::new();
+    mounting.clone_into(&mut case.mounting);
+    let outcome = case.shell("echo ran");
+    assert_eq!((outcome.report.cause, outcome.code), (Cause::NotContained, 125), "{:?}", outcome.report);
+    assert!(outcome.report.message.contains(told), "{}", outcome.report.message);
+    assert_eq!(outcome.stdout, "");
+    assert_eq!(outcome.events.last(), Some(&InitEvent::Ended(outcome.report.clone())), "it is recorded");
+}
+
+#[test]
+fn a_volume_of_the_image_is_recorded_and_cannot_be_written() {
+    let mut case = Case::new();
+    "mount --bind $DIR/closed $DIR/closed".clone_into(&mut case.mounting);
+    let volume = case.path("closed").display().to_string();
+    let outcome = case.shell("(echo x > $DIR/closed/file) 2> /dev/null || echo refused");
+    let InitEvent::Started(facts) = &outcome.events[0] else { panic!() };
+    // This machine has writable file systems of its own.
+    assert!(facts.unlisted.contains(&volume) || facts.unlisted.len() == 16, "{facts:?}");
+    assert_eq!(outcome.stdout, if facts.landlock_abi > 0 { "refused\n" } else { "" });
+}
+
+#[rstest]
 #[case::kill("for s in TERM KILL INT HUP STOP USR1; do kill -$s 1; done")]
 #[case::priority("python3 -c 'import os; os.setpriority(os.PRIO_PROCESS, 1, 19)'")]
 #[case::priority_of_the_user("python3 -c 'import os; os.setpriority(os.PRIO_USER, os.getuid(), 19)'")]
