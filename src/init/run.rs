@@ -1,14 +1,14 @@
 //! `sandbox-init run`: contains, executes and ends the agent, and reports.
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::prctl;
 use nix::unistd::{getgid, getpid, getuid};
 
-use super::config::{CONFIG_VARIABLE, InitConfig};
+use super::config::{CONFIG_VARIABLE, InitConfig, MAX_PROOF, PROOF_FILE};
 use super::facts::{self, MemoryFacts, since_boot};
 use super::filters::Filters;
 use super::guard::effective_abi;
@@ -62,7 +62,8 @@ fn contained(command: &[OsString], termination_log: &str) -> Result<TerminationR
     report.landlock_abi = effective_abi(kernel_abi);
     let memory = MemoryFacts::open();
     let signals = take_signals().map_err(|errno| not_contained(&report, format!("signals: {errno}")))?;
-    let mut link = Link::connect().map_err(|error| stop(&report, Cause::AuditLost, &error.to_string()))?;
+    let mut link = Link::connect(read_proof(&config))
+        .map_err(|error| stop(&report, Cause::AuditLost, &error.to_string()))?;
 
     let mounted = mounts::look(&config, termination_log);
     let ending = prepare(command, &config, &report, mounted, &mut link).and_then(|launch| {
@@ -173,6 +174,12 @@ fn hand_over(mut report: TerminationReport, link: &mut Link) -> TerminationRepor
 fn read_config() -> Result<InitConfig, String> {
     let text = std::env::var(CONFIG_VARIABLE).map_err(|error| format!("{CONFIG_VARIABLE}: {error}"))?;
     serde_json::from_str(&text).map_err(|error| format!("{CONFIG_VARIABLE}: {error}"))
+}
+
+/// The proof for the sidecar. Where there is none, the sidecar says what that means.
+fn read_proof(config: &InitConfig) -> Option<String> {
+    let file = File::open(Path::new(&config.own_directory).join(PROOF_FILE)).ok()?;
+    io::read_to_string(file.take(MAX_PROOF)).ok()
 }
 
 fn exec_event(command: &[OsString]) -> InitEvent {

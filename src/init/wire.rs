@@ -26,6 +26,9 @@ pub struct InitRecord {
     pub time: i64,
     /// What happened.
     pub event: InitEvent,
+    /// With the first record: the text of [`PROOF_FILE`](super::config::PROOF_FILE).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
 }
 
 /// What happened.

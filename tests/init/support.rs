@@ -72,6 +72,7 @@ impl Case {
         let copy = directory.path().join("own/sandbox-init");
         std::fs::copy(env!("CARGO_BIN_EXE_sandbox-init"), &copy).unwrap();
         std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(directory.path().join("own/proof"), "the proof").unwrap();
         let writable = directory.path().join("writable").display().to_string();
         let config = InitConfig {
             sandbox: SandboxIdentity { namespace: "n".into(), name: "s".into(), uid: "u".into() },
@@ -191,6 +192,7 @@ fn listen(peer: Peer) -> Receiver<InitEvent> {
         let most = if let Peer::HangsUpAfter(most) = peer { most } else { usize::MAX };
         for line in BufReader::new(&stream).lines().map_while(Result::ok).take(most) {
             let record: InitRecord = serde_json::from_str(&line).unwrap();
+            assert_eq!(record.proof.as_deref(), (record.id == 1).then_some("the proof"));
             let counted = peer == Peer::Counts && matches!(record.event, InitEvent::Ended(_));
             let more = if counted { r#" {"allowed":3,"denied":1,"bytesOut":5,"bytesIn":7}"# } else { "" };
             (&stream).write_all(format!("{}{more}\n", record.id).as_bytes()).unwrap();
