@@ -135,8 +135,10 @@ impl Tunnels {
         let line = format!("CONNECT {target} HTTP/1.1");
         let bytes = self.budget.total();
         let fields = format!("{VIA_HEADER}: {}\r\n{BYTES_HEADER}: {bytes}\r\n", via.as_str());
+        let answer = self.gateways.request(&line, &target.to_string(), &fields).await;
+        // Only now: the handshakes of new spares would take the thread from this request.
         self.gateways.note_use();
-        let stream = self.gateways.request(&line, &target.to_string(), &fields).await?;
+        let stream = answer?;
         let meter = Meter::new(Arc::clone(&self.budget));
         let (wire, early) = stream.into_parts();
         // What a server says first may come with the answer.
