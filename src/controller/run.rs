@@ -301,7 +301,8 @@ fn owner_of(meta: &ObjectMeta, sandboxes: &Store<Guarded>) -> Option<ObjectRef<G
     let namespace = meta.namespace.as_deref()?;
     let kind = AgentSandbox::kind(&());
     let owner = meta.owner_references.iter().flatten().find(|o| o.kind == kind).map(|o| o.name.clone());
-    let name = owner.or_else(|| meta.annotations.as_ref()?.get(labels::NAME).cloned()).or_else(|| {
+    let named = || meta.annotations.as_ref()?.get(labels::NAME)?.rsplit('/').next().map(str::to_owned);
+    let name = owner.or_else(named).or_else(|| {
         let hash = meta.labels.as_ref()?.get(labels::SANDBOX)?;
         let found = sandboxes.find(|s| s.0.as_ref().is_ok_and(|s| Identity::of(s).hash == *hash))?;
         found.meta().name.clone()

@@ -117,7 +117,7 @@ where
             hello.push(piece).map_err(|error| refuse(Reason::Malformed, error.to_string(), DECODE_ERROR))?;
         let Some(ClientHello { server_name, encrypted }) = found else { continue };
         match server_name {
-            Some(asked) if asked.eq_ignore_ascii_case(name.as_str()) => {}
+            Some(asked) if HostName::parse(&asked).is_ok_and(|asked| asked == *name) => {}
             Some(asked) => {
                 let message =
                     format!("the TLS hello is for `{}`, and the connection for {name}", shown(&asked));

@@ -33,13 +33,17 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Who has this token.
-    pub async fn authenticate(&self, token: Option<&Token>) -> Result<Peer, Refusal> {
+    /// Who has this token. `may_ask` is asked before the API server is.
+    pub async fn authenticate(
+        &self,
+        token: Option<&Token>,
+        may_ask: impl Fn() -> bool,
+    ) -> Result<Peer, Refusal> {
         let nobody = |message: &str| Refusal::new(Cause::Unauthenticated, message);
         let token = token.ok_or_else(|| {
             nobody("there is no token; agents reach names through the sidecar of their Pod, not the gateway itself")
         })?;
-        let claim = self.tokens.check(token).await?;
+        let claim = self.tokens.check(token, may_ask).await?;
         let pod = self
             .pods
             .find(&claim.namespace, &claim.name)
@@ -101,11 +105,11 @@ mod tests {
         };
         let name = names::object_name("fix", &names::hash("team-a", "fix", "s-1"));
         let cause = async |token: String| {
-            let refused = identity.authenticate(Some(&Token::of(&token))).await;
+            let refused = identity.authenticate(Some(&Token::of(&token)), || true).await;
             refused.map(|peer| peer.sandbox.full_name()).map_err(|refusal| refusal.cause)
         };
         let good = format!("team-a/{name}/p-1");
-        assert_eq!(identity.authenticate(None).await.unwrap_err().cause, Cause::Unauthenticated);
+        assert_eq!(identity.authenticate(None, || true).await.unwrap_err().cause, Cause::Unauthenticated);
         assert_eq!(cause(good.clone()).await, Err(Cause::Unauthenticated), "the Pod is not known");
         identity.pods.take(Event::Apply(pod(&name, "p-1", "Pending")));
         assert_eq!(cause(good.clone()).await, Err(Cause::PolicyUnknown), "the sandbox is not known");

@@ -20,7 +20,7 @@ const CACHED: u64 = 8192;
 const MAX_TTL: Duration = Duration::from_mins(5);
 
 /// How long a name without addresses is believed to have none.
-const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(10);
+const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 
 /// How long the answer of the one family waits for the other's (RFC 8305, section 3).
 const OTHER_FAMILY: Duration = Duration::from_millis(50);

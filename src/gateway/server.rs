@@ -103,13 +103,15 @@ async fn serve(
         Err(Some(Refusal::new(Cause::BadRequest, message)))
     };
     let refusal = match result {
-        Ok(request) => match context.identity.authenticate(request.token.as_ref()).await {
-            Ok(peer) => {
-                drop(waiting);
-                return answer(context, &mut agent, &peer, &request.wish, source).await;
+        Ok(request) => {
+            match context.identity.authenticate(request.token.as_ref(), || waiting.may_ask()).await {
+                Ok(peer) => {
+                    drop(waiting);
+                    return answer(context, &mut agent, &peer, &request.wish, source).await;
+                }
+                Err(refusal) => refusal,
             }
-            Err(refusal) => refusal,
-        },
+        }
         Err(Some(refusal)) => refusal,
         Err(None) => return,
     };

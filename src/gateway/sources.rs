@@ -13,6 +13,10 @@ const MAX_WAITING: usize = 512;
 /// Refused tokens of one address at once, and how many more a second.
 const FAILURES: (u32, u32) = (20, 2);
 
+/// Unknown tokens of one address about which the API server is asked at once, and how many more a second: more than a
+/// node has Pods.
+const QUESTIONS: (u32, u32) = (200, 20);
+
 /// Addresses that are remembered.
 const MAX_SOURCES: usize = 16_384;
 
@@ -24,8 +28,16 @@ pub struct Sources(Arc<Mutex<HashMap<IpAddr, Source>>>);
 struct Source {
     waiting: usize,
     failures: Bucket,
+    questions: Bucket,
     /// Refusals that nobody was told of.
     unheard: u64,
+}
+
+impl Source {
+    /// Whether there is nothing to remember of it.
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.failures.is_full(now) && self.questions.is_full(now)
+    }
 }
 
 /// One connection that is not authenticated yet.
@@ -41,7 +53,7 @@ impl Sources {
         let now = Instant::now();
         let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() >= MAX_SOURCES && !sources.contains_key(&address) {
-            sources.retain(|_, source| source.waiting > 0 || !source.failures.is_full(now));
+            sources.retain(|_, source| source.waiting > 0 || !source.is_fresh(now));
             if sources.len() >= MAX_SOURCES {
                 return None;
             }
@@ -49,6 +61,7 @@ impl Sources {
         let source = sources.entry(address).or_insert_with(|| Source {
             waiting: 0,
             failures: Bucket::new(FAILURES.1, FAILURES.0, now),
+            questions: Bucket::new(QUESTIONS.1, QUESTIONS.0, now),
             unheard: 0,
         });
         if source.waiting >= MAX_WAITING {
@@ -66,6 +79,12 @@ impl Sources {
 }
 
 impl Waiting {
+    /// Whether the API server may be asked about one more unknown token of this address.
+    pub fn may_ask(&self) -> bool {
+        let mut sources = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.get_mut(&self.address).is_some_and(|source| source.questions.take(Instant::now()))
+    }
+
     /// Counts a refusal. `Some` if it should be recorded, with the number of those before it that were not.
     pub fn refused(&self) -> Option<u64> {
         let mut sources = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +102,7 @@ impl Drop for Waiting {
         let mut sources = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(source) = sources.get_mut(&self.address) {
             source.waiting = source.waiting.saturating_sub(1);
-            if source.waiting == 0 && source.unheard == 0 && source.failures.is_full(Instant::now()) {
+            if source.waiting == 0 && source.unheard == 0 && source.is_fresh(Instant::now()) {
                 sources.remove(&self.address);
             }
         }
@@ -113,6 +132,8 @@ mod tests {
         let waiting = sources.enter("192.0.2.1".parse().unwrap()).unwrap();
         let heard = (0..1000).filter(|_| waiting.refused().is_some()).count();
         assert!((20..40).contains(&heard), "{heard}");
+        let asked = (0..1000).filter(|_| waiting.may_ask()).count();
+        assert!((200..300).contains(&asked), "{asked}");
         drop(waiting);
         assert_eq!(sources.len(), 1, "it is remembered");
     }

@@ -86,6 +86,9 @@ impl Inspector {
                 bytes.truncate(length);
                 let checked = request::check(&head::parse(bytes).map_err(of_head)?, &self.name, self.port)
                     .map_err(|error| of_request(&error))?;
+                if let Some((method, path)) = &checked.instead {
+                    self.judge.judge(method, path)?;
+                }
                 self.judge.judge(&checked.method, &checked.path)?;
                 out.extend_from_slice(&checked.forward);
                 self.requests += 1;
@@ -168,6 +171,10 @@ mod tests {
 
     #[rstest]
     #[case::refused("DELETE / HTTP/1.1\r\nHost: api.example\r\n\r\n", Reason::MethodNotAllowed)]
+    #[case::overridden(
+        "POST / HTTP/1.1\r\nHost: api.example\r\nX-HTTP-Method-Override: delete\r\n\r\n",
+        Reason::MethodNotAllowed
+    )]
     #[case::other_host("GET / HTTP/1.1\r\nHost: other.example\r\n\r\n", Reason::NameMismatch)]
     #[case::no_host("GET / HTTP/1.1\r\n\r\n", Reason::NameMismatch)]
     #[case::absolute("GET http://other.example/ HTTP/1.1\r\nHost: api.example\r\n\r\n", Reason::NameMismatch)]

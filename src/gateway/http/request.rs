@@ -33,6 +33,9 @@ pub enum RequestError {
     /// A name that some servers take for another, such as `Content_Length`.
     #[error("the field `{0}` is too close to one that decides where a request ends or goes")]
     Lookalike(String),
+    /// More than one field that names another method or path.
+    #[error("more than one field names another method, or another path")]
+    Instead,
     /// A change of the protocol.
     #[error("Upgrade is not allowed on a connection whose requests are checked")]
     Upgrade,
@@ -45,6 +48,8 @@ pub struct Checked {
     pub method: String,
     /// Path without the query; `*` for `OPTIONS *`.
     pub path: String,
+    /// Method and path that some servers take instead, because a field says so. They have to be allowed as well.
+    pub instead: Option<(String, String)>,
     /// What follows the head.
     pub body: Body,
     /// The head as it goes on.
@@ -56,6 +61,10 @@ const OWN: [&str; 4] = ["proxy-connection", "proxy-authorization", "connection",
 
 /// Fields by which a server decides where a request ends or goes.
 const DECIDING: [&str; 5] = ["host", "content-length", "transfer-encoding", "connection", "upgrade"];
+
+/// Fields by which some servers take another method, and another path.
+const OTHER_METHOD: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+const OTHER_PATH: [&str; 2] = ["x-original-url", "x-rewrite-url"];
 
 /// Checks a request on a connection to `name` and `port`.
 pub fn check(head: &Head<'_>, name: &HostName, port: u16) -> Result<Checked, RequestError> {
@@ -71,7 +80,28 @@ pub fn check(head: &Head<'_>, name: &HostName, port: u16) -> Result<Checked, Req
     let body = body(head)?;
     let path = target.split('?').next().unwrap_or_default().to_owned();
     let forward = serialise(head, &target, name, port, host.contains(&b':'), &options);
-    Ok(Checked { method: head.method.to_owned(), path, body, forward })
+    let instead = instead(head, &path)?;
+    Ok(Checked { method: head.method.to_owned(), path, instead, body, forward })
+}
+
+fn instead(head: &Head<'_>, path: &str) -> Result<Option<(String, String)>, RequestError> {
+    let only = |names: &[&str]| {
+        let mut values = names.iter().flat_map(|name| head.values(name));
+        match (values.next(), values.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => {
+                let text = std::str::from_utf8(value).map_err(|_| RequestError::Instead)?;
+                Ok(Some(text.to_owned()))
+            }
+            (Some(_), Some(_)) => Err(RequestError::Instead),
+        }
+    };
+    let (other_method, other_path) = (only(&OTHER_METHOD)?, only(&OTHER_PATH)?);
+    if other_method.is_none() && other_path.is_none() {
+        return Ok(None);
+    }
+    let method = other_method.map_or_else(|| head.method.to_owned(), |method| method.to_ascii_uppercase());
+    Ok(Some((method, other_path.unwrap_or_else(|| path.to_owned()))))
 }
 
 fn lookalikes(head: &Head<'_>) -> Result<(), RequestError> {
@@ -296,6 +326,21 @@ mod tests {
         assert_eq!(with("A: b").unwrap().body, Body::Length(0));
         let old = "POST / HTTP/1.0\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(of(old), Err(RequestError::Coding));
+    }
+
+    #[test]
+    fn what_a_server_may_take_instead_is_told() {
+        let with = |fields: &str| {
+            of(&format!("POST /a?b HTTP/1.1\r\nHost: api.example\r\n{fields}\r\n\r\n"))
+                .map(|checked| checked.instead)
+        };
+        let pair = |method: &str, path: &str| Ok(Some((method.to_owned(), path.to_owned())));
+        assert_eq!(with("A: b"), Ok(None));
+        assert_eq!(with("X-HTTP-Method-Override: delete"), pair("DELETE", "/a"));
+        assert_eq!(with("X-Original-URL: /secret?c"), pair("POST", "/secret?c"));
+        assert_eq!(with("x-rewrite-url: /b\r\nx-method-override: PUT"), pair("PUT", "/b"));
+        assert_eq!(with("X-Rewrite-URL: /b\r\nX-Original-URL: /c"), Err(RequestError::Instead));
+        assert_eq!(with("X-HTTP-Method: GET\r\nX-Method-Override: PUT"), Err(RequestError::Instead));
     }
 
     #[test]

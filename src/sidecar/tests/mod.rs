@@ -70,6 +70,7 @@ impl<G> Case<G> {
             generation: 1,
             policy_digest: "sha256:1".into(),
             spool: directory.path().to_owned(),
+            proof_file: None,
             termination_log: directory.path().join("termination-log"),
             egress: EgressOptions {
                 gateway: Some(service),
