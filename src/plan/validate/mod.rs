@@ -4,6 +4,7 @@ mod egress;
 mod files;
 mod limits;
 mod sandbox;
+mod size;
 mod text;
 
 pub use egress::{Destination, ValidatedRule, names_of_services};
@@ -101,23 +102,23 @@ pub fn validate(
             format!("a {kind} named {object_name} exists and does not belong to this sandbox; delete it or choose another name"),
         );
     }
-    match limits {
-        Some(limits) if refusals.0.is_empty() => Ok(ValidatedSandbox {
-            user: sandbox::user(spec, user_namespace, &hash),
-            policy_digest: policy::digest(spec.network.as_ref()),
-            generation: sandbox.metadata.generation.unwrap_or(1),
-            spec: spec.clone(),
-            own_directory: keyed::directory(&settings.directory_key, &identity.uid),
-            identity,
-            hash,
-            object_name,
-            limits,
-            mounts,
-            egress,
-            user_namespace,
-        }),
-        _ => Err(refusals.0),
-    }
+    let Some(limits) = limits.filter(|_| refusals.0.is_empty()) else { return Err(refusals.0) };
+    let valid = ValidatedSandbox {
+        user: sandbox::user(spec, user_namespace, &hash),
+        policy_digest: policy::digest(spec.network.as_ref()),
+        generation: sandbox.metadata.generation.unwrap_or(1),
+        spec: spec.clone(),
+        own_directory: keyed::directory(&settings.directory_key, &identity.uid),
+        identity,
+        hash,
+        object_name,
+        limits,
+        mounts,
+        egress,
+        user_namespace,
+    };
+    size::check(&valid, settings, &mut refusals);
+    if refusals.0.is_empty() { Ok(valid) } else { Err(refusals.0) }
 }
 
 fn identity(sandbox: &AgentSandbox, refusals: &mut Refusals) -> SandboxIdentity {
