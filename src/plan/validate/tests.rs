@@ -264,6 +264,22 @@ fn what_the_api_server_could_not_store_is_refused() {
 }
 
 #[test]
+fn a_runtime_class_must_be_allowed_where_there_is_a_list() {
+    let of = |classes: Option<&[&str]>, isolation: Value| {
+        let runtime_classes = classes.map(|list| list.iter().map(|class| (*class).to_owned()).collect());
+        let settings = Settings { runtime_classes, ..Settings::default() };
+        let refused = validate(&sandbox(&json!({"isolation": isolation})), &observed(), &settings).err()?;
+        Some((refused[0].reason, refused[0].field.clone()))
+    };
+    let gvisor = || json!({"runtimeClassName": "gvisor"});
+    let refused = Some(("RuntimeClassNotAllowed", "spec.isolation.runtimeClassName".to_owned()));
+    assert_eq!(of(None, gvisor()), None);
+    assert_eq!(of(Some(&["kata", "gvisor"]), gvisor()), None);
+    assert_eq!(of(Some(&["kata"]), gvisor()), refused);
+    assert_eq!(of(Some(&["kata"]), json!({})), None);
+}
+
+#[test]
 fn a_foreign_object_is_a_conflict() {
     let seen = Observed { foreign: BTreeSet::from([Foreign::PodTaken]), ..Observed::default() };
     let refused = validate(&sandbox(&json!({})), &seen, &Settings::default()).unwrap_err();
