@@ -94,11 +94,15 @@ impl Step {
 /// Where the sandbox is.
 pub fn step(facts: &Facts<'_>) -> Step {
     let Some(pod) = facts.pod else { return without_pod(facts) };
+    let started = started(pod).or(facts.started);
+    let by_us = |reason, message: &str| finished(Ending::by_us(reason, message, started));
+    // Before anything that the container says of its end.
+    if let Some(message) = gate::foreign_peer(pod) {
+        return by_us(NOT_CONTAINED, &message);
+    }
     if let Some(ending) = classify_end(pod) {
         return finished(ending);
     }
-    let started = started(pod).or(facts.started);
-    let by_us = |reason, message: &str| finished(Ending::by_us(reason, message, started));
     if let Some(message) = facts.policy_lost {
         return by_us("PolicyLost", message);
     }

@@ -215,6 +215,7 @@ fn lost_pods_nodes_and_policies_end_the_sandbox() {
 fn a_gate_that_does_not_pass_is_the_reason_and_at_last_the_end() {
     let words =
         json!({"cause": "NotContained", "message": "the API server is reachable", "checks": []}).to_string();
+    let foreign = words.replace(r#""NotContained""#, r#""ForeignPeer""#);
     let sidecar = |state: Value, message: &str, code: i32| {
         json!([{"name": "sidecar", "image": "i", "imageID": "", "ready": false, "restartCount": 2, "state": state,
             "lastState": {"terminated": {"exitCode": code, "message": message}}}])
@@ -241,6 +242,10 @@ fn a_gate_that_does_not_pass_is_the_reason_and_at_last_the_end() {
         ),
         (of(json!({"phase": "Failed"}), sidecar(crashing(), &words, 78)), 30, "NotContained"),
         (of(running(), sidecar(json!({"running": {}}), &words, 78)), 30, "running"),
+        // A foreign first process: whatever it says of itself, and though it runs.
+        (of(running(), sidecar(json!({"running": {}}), &foreign, 78)), 30, "NotContained"),
+        (of(running(), sidecar(crashing(), &foreign, 1)), 30, "running"),
+        (of(pending(), sidecar(crashing(), &foreign, 78)), 30, "NotContained"),
     ] {
         let pod = pod(status.clone());
         assert_eq!(reason_of(step(&facts(Some(&pod), now))), want, "{status}");

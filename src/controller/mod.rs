@@ -42,4 +42,5 @@ mod status;
 mod write;
 
 pub use error::Error;
+pub(crate) use filled::Filled;
 pub use run::{Options, RunError, duration, run};

@@ -128,7 +128,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let level = telemetry::init(options.log_format, &options.log_level)?;
     let (health, metrics) = (Health::default(), Arc::new(Metrics::default()));
     let listener = tokio::net::TcpListener::bind(options.admin_address).await?;
-    tokio::spawn(telemetry::serve(listener, health.clone(), Arc::clone(&metrics), level));
+    tokio::spawn(telemetry::serve(listener, health.clone(), Arc::<Metrics>::clone(&metrics), level));
     // Before the election: a start gate needs one that answers, and only one replica leads.
     tokio::spawn(canary::serve(tokio::net::TcpListener::bind(options.canary_address).await?));
     let stop = stop_signal()?;

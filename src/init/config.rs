@@ -16,6 +16,13 @@ pub const CONFIG_VARIABLE: &str = "AGENTSANDBOX_INIT";
 /// the network namespace that scopes it, and it works under gVisor.
 pub const AUDIT_SOCKET: &str = "agentsandbox/audit";
 
+/// File beside `sandbox-init` with some random text that the sidecar knows as well. Whoever runs in place of
+/// `sandbox-init` because something was mounted over its directory cannot read it.
+pub const PROOF_FILE: &str = "proof";
+
+/// Most bytes of the proof.
+pub const MAX_PROOF: u64 = 128;
+
 /// Orders of one sandbox.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

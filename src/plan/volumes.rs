@@ -20,6 +20,9 @@ pub(super) const TOKEN: &str = "agentsandbox-token";
 /// Directory of [`TOKEN`] in the sidecar; the file in it is [`TOKEN_FILE`].
 pub(super) const TOKEN_DIRECTORY: &str = "/var/run/agentsandbox/token";
 
+/// Directory of [`INIT`] in the sidecar.
+pub(super) const INIT_DIRECTORY: &str = "/var/run/agentsandbox/init";
+
 /// File in [`TOKEN_DIRECTORY`].
 const TOKEN_FILE: &str = "token";
 /// Life of the token in seconds; the kubelet writes a new one before it ends.

@@ -201,6 +201,7 @@ proptest! {
             vec![
                 json!(["/spool", false, null, small]),
                 json!(["/var/run/agentsandbox/token", true, null, token]),
+                json!(["/var/run/agentsandbox/init", true, null, {"emptyDir": {"sizeLimit": "16Mi"}}]),
             ]
         );
     }
