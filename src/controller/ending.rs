@@ -45,7 +45,7 @@ pub fn classify_end(pod: &SlimPod) -> Option<Ending> {
     // Under another runtime the container's first process may not be out of the agent's reach: what it says of itself
     // may be the agent's word.
     let trusted = pod.spec.runtime_class_name.is_none();
-    let report = if trusted { told } else { told.map(confirmed) };
+    let report = if trusted { told } else { told.as_ref().map(confirmed) };
     let started = terminated.and_then(|t| t.started_at.as_ref()).map(|t| t.0);
     let finished = terminated.and_then(|t| t.finished_at.as_ref()).map(|t| t.0);
     let (reason, message) = by_pod(pod, started.is_some())
@@ -154,8 +154,8 @@ fn report_of(terminated: &ContainerStateTerminated) -> Option<TerminationReport>
 }
 
 /// Of a report only what its container's exit code says as well.
-fn confirmed(report: TerminationReport) -> TerminationReport {
-    let TerminationReport { cause, exit_code, signal, .. } = report;
+fn confirmed(report: &TerminationReport) -> TerminationReport {
+    let TerminationReport { cause, exit_code, signal, .. } = *report;
     TerminationReport {
         cause,
         exit_code: exit_code.filter(|_| cause == Cause::Exited),

@@ -240,6 +240,46 @@ fn user_namespaces_follow_the_settings_and_the_runtime() {
 }
 
 #[test]
+fn what_the_api_server_could_not_store_is_refused() {
+    let variables = |count: usize, value: &str| {
+        let variable = |index: usize| json!({"name": format!("A{index}"), "value": value});
+        json!({"env": (0..count).map(variable).collect::<Vec<_>>()})
+    };
+    let (plain, dollars) = ("a".repeat(32_768), "$".repeat(32_768));
+    assert_eq!(refusals(&variables(30, &plain)), []);
+    assert_eq!(refusals(&variables(15, &dollars)), []);
+    let refused = [("InvalidSpec", "spec.env".to_owned())];
+    assert_eq!(refusals(&variables(33, &plain)), refused);
+    assert_eq!(refusals(&variables(17, &dollars)), refused);
+    assert_eq!(refusals(&variables(6, &"\u{1}".repeat(32_768))), refused);
+    assert_eq!(refusals(&json!({"args": vec!["$".repeat(4096); 256]})), refused);
+
+    let mut seen = observed();
+    let model = seen.services.get_mut(&("serving".to_owned(), "model".to_owned())).unwrap();
+    model.selector = (0..20).map(|index| (format!("{index}{}", "k".repeat(200)), "v".repeat(60))).collect();
+    let rule = json!({"service": {"name": "model", "namespace": "serving"}, "ports": [80]});
+    let many = sandbox(&json!({"network": {"egress": vec![rule; 256]}}));
+    let refused = validate(&many, &seen, &Settings::default()).unwrap_err();
+    assert_eq!(refused.iter().map(|r| r.field.as_str()).collect::<Vec<_>>(), ["spec.network"]);
+}
+
+#[test]
+fn a_runtime_class_must_be_allowed_where_there_is_a_list() {
+    let of = |classes: Option<&[&str]>, isolation: Value| {
+        let runtime_classes = classes.map(|list| list.iter().map(|class| (*class).to_owned()).collect());
+        let settings = Settings { runtime_classes, ..Settings::default() };
+        let refused = validate(&sandbox(&json!({"isolation": isolation})), &observed(), &settings).err()?;
+        Some((refused[0].reason, refused[0].field.clone()))
+    };
+    let gvisor = || json!({"runtimeClassName": "gvisor"});
+    let refused = Some(("RuntimeClassNotAllowed", "spec.isolation.runtimeClassName".to_owned()));
+    assert_eq!(of(None, gvisor()), None);
+    assert_eq!(of(Some(&["kata", "gvisor"]), gvisor()), None);
+    assert_eq!(of(Some(&["kata"]), gvisor()), refused);
+    assert_eq!(of(Some(&["kata"]), json!({})), None);
+}
+
+#[test]
 fn a_foreign_object_is_a_conflict() {
     let seen = Observed { foreign: BTreeSet::from([Foreign::PodTaken]), ..Observed::default() };
     let refused = validate(&sandbox(&json!({})), &seen, &Settings::default()).unwrap_err();
