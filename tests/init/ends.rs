@@ -134,6 +134,25 @@ fn the_time_of_the_processor_is_counted() {
     assert!(outcome.report.cpu_ms > 20 && outcome.report.wall_ms > 20, "{:?}", outcome.report);
 }
 
+/// Children of a process that ignores SIGCHLD are waited for by nobody, and the kernel forgets what they used.
+#[test]
+fn time_cannot_be_hidden_by_ignoring_children() {
+    let script = "
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in range(3):
+    if os.fork() == 0:
+        end = time.process_time() + 0.2
+        while time.process_time() < end: pass
+        os._exit(0)
+try: os.waitpid(-1, 0)
+except ChildProcessError: pass
+";
+    let outcome = Case::new().run(&["python3", "-c", script]);
+    check(&outcome, Cause::Exited, 0);
+    assert!(outcome.report.cpu_ms >= 600, "{:?}", outcome.report);
+}
+
 #[rstest]
 #[case::while_it_runs(Peer::HangsUpAfter(2), true)]
 #[case::before_it_runs(Peer::HangsUpAfter(1), false)]
