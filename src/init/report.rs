@@ -15,7 +15,7 @@ pub enum Cause {
     Signaled,
     /// The timeout passed.
     DeadlineExceeded,
-    /// SIGTERM from outside: the Pod is being deleted.
+    /// A signal from outside, whichever: the Pod is being deleted.
     Terminated,
     /// The command could not be executed.
     InvalidCommand,

@@ -148,7 +148,7 @@ fn conclude(
     }
     report.message = match report.cause {
         Cause::DeadlineExceeded => format!("the timeout of {} ms passed", config.timeout_ms),
-        Cause::Terminated => "SIGTERM from outside of the container".to_owned(),
+        Cause::Terminated => "a signal from outside of the container: it is being stopped".to_owned(),
         Cause::AuditLost => "the audit intake went away".to_owned(),
         _ if memory_kills > 0 => format!("the kernel ended {memory_kills} processes for want of memory"),
         _ => String::new(),
