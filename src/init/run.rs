@@ -124,8 +124,7 @@ fn prepare(
         return Err(not_contained(&format!("{path} {why}")));
     }
     let filters = Filters::compile().map_err(|error| not_contained(&error.to_string()))?;
-    Launch::new(command, config.pids, report.landlock_abi, config.writable.clone(), filters)
-        .map_err(|error| refused(report, &error))
+    Launch::new(command, config, report.landlock_abi, filters).map_err(|error| refused(report, &error))
 }
 
 fn conclude(

@@ -78,6 +78,7 @@ impl Case {
             timeout_ms: 20_000,
             grace_ms: 500,
             pids: 64,
+            file_size_bytes: None,
             landlock: LandlockMode::BestEffort,
             writable: vec![writable.clone()],
             mounts: vec![MountFact { path: writable, read_only: false, source: "emptyDir".into() }],
@@ -129,7 +130,10 @@ impl Case {
             while collected.len() < 2 {
                 collected.push(events.recv_timeout(Duration::from_secs(10)).expect("no record"));
             }
-            during(first_process(&child));
+            // One that was refused may be gone already.
+            if let Some(pid) = first_process(&child) {
+                during(pid);
+            }
         }
         let mut stdout = child.stdout.take().unwrap();
         let reader = std::thread::spawn(move || std::io::read_to_string(&mut stdout).unwrap_or_default());
@@ -173,10 +177,10 @@ fn next() -> u32 {
 }
 
 /// The child of `unshare`, which executes `sh`, `setpriv` and then `sandbox-init`.
-fn first_process(unshare: &Child) -> Pid {
+fn first_process(unshare: &Child) -> Option<Pid> {
     let id = unshare.id();
-    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-    Pid::from_raw(children.split_whitespace().next().unwrap().parse().unwrap())
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+    Some(Pid::from_raw(children.split_whitespace().next()?.parse().unwrap()))
 }
 
 /// Starts an audit peer; the receiver ends when the connection does.
