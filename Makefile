@@ -38,7 +38,7 @@ check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files
 e2e: ## Run the end-to-end suites on the cluster that is up (ARGS="e2e some_test" for a part)
 	e2e/run $(ARGS)
 
-image: ## Build the operator's image and push it to the cluster's registry
+image: ## Build the operator's image and push it to REGISTRY=registry.example/team, or to the cluster's own registry
 	scripts/image
 
 cluster-up: ## Build what is missing and start the cluster
