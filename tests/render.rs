@@ -58,6 +58,7 @@ const MODEL_RULE: &str = "network: {egress: [{service: {name: model, namespace: 
 #[case("research", &[])]
 #[case("gvisor", &[])]
 #[case("userns", &["--user-namespaces"])]
+#[case("domains", &[])]
 fn the_objects_of_a_sample_are_printed(#[case] sample: &str, #[case] more: &[&str]) {
     let file = format!("config/samples/{sample}.yaml");
     let ran = render(&[&["--file", file.as_str()], more].concat(), "");
@@ -189,5 +190,5 @@ fn words_that_yaml_would_take_for_something_else_are_quoted() {
 fn the_samples_directory_has_no_sample_that_is_not_rendered() {
     let count =
         std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples")).unwrap().count();
-    assert_eq!(count, 4, "add the new sample to the_objects_of_a_sample_are_printed");
+    assert_eq!(count, 5, "add the new sample to the_objects_of_a_sample_are_printed");
 }
