@@ -93,6 +93,8 @@ fn by_container(
 ) -> (&'static str, String) {
     let code = terminated.exit_code;
     let said = || report.map(|r| r.message.clone()).unwrap_or_default();
+    let said_or = |text: String| Some(said()).filter(|said| !said.is_empty()).unwrap_or(text);
+    let exited = format!("the agent ended with exit code {code}");
     match terminated.reason.as_deref() {
         Some("OOMKilled") => {
             return ("OutOfMemory", "the agent used more memory than resources.memory allows".to_owned());
@@ -112,10 +114,13 @@ fn by_container(
         Some(Cause::OutOfMemory) => ("OutOfMemory", said()),
         Some(Cause::AuditLost) => ("AuditLost", said()),
         Some(Cause::Terminated) => ("PodDeleted", said()),
-        Some(Cause::Signaled) => ("AgentFailed", said()),
-        Some(Cause::Exited) | None if code == 0 => ("Completed", said()),
+        Some(Cause::Signaled) => {
+            let signal = report.and_then(|r| r.signal).unwrap_or_default();
+            ("AgentFailed", said_or(format!("the agent was ended by signal {signal}")))
+        }
+        Some(Cause::Exited) | None if code == 0 => ("Completed", said_or(exited)),
         None if pod.is_deleting() => ("PodDeleted", "the Pod was deleted".to_owned()),
-        Some(Cause::Exited) | None => ("AgentFailed", format!("exit code {code}")),
+        Some(Cause::Exited) | None => ("AgentFailed", said_or(exited)),
     }
 }
 

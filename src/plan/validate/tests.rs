@@ -199,6 +199,17 @@ fn a_host_rule_needs_the_gateway_and_no_line_of_the_network_policy() {
 }
 
 #[test]
+fn every_address_is_refused_with_the_way_out() {
+    for cidr in ["0.0.0.0/0", "::/0"] {
+        let spec = egress(&json!({"cidr": cidr, "ports": [443]}));
+        let refused = validate(&sandbox(&spec), &observed(), &Settings::default()).unwrap_err();
+        let way_out =
+            "which no rule may open; list the networks that are needed, or name the hosts in host rules";
+        assert!(refused[0].message.ends_with(way_out), "{}", refused[0].message);
+    }
+}
+
+#[test]
 fn host_bits_are_refused_with_what_to_write() {
     let spec = egress(&json!({"cidr": "198.51.100.7/24", "ports": [1]}));
     let refused = validate(&sandbox(&spec), &observed(), &Settings::default()).unwrap_err();
