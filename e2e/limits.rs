@@ -51,6 +51,22 @@ fn disk_ends_as_disk_limit_exceeded() {
     });
 }
 
+/// The kubelet does not count a file that was unlinked: its size is what the kernel limits.
+#[test]
+fn one_file_is_no_larger_than_the_disk_limit() {
+    shared("file-size", |test| async move {
+        let script = "f = open('/workspace/a', 'wb')\nos.unlink('/workspace/a')\n\
+                      attempt('within', lambda: f.truncate(31 << 20))\nattempt('beyond', lambda: f.truncate(33 << 20))";
+        let spec = json!({
+            "resources": {"ephemeralStorage": "32Mi"},
+            "filesystem": {"mounts": [{"path": "/workspace", "readOnly": false, "emptyDir": {"sizeLimit": "16Mi"}}]},
+        });
+        let said = test.run("agent", script, spec).await;
+        assert_eq!(probe(&said, "within")["ok"], true, "{said:?}");
+        assert_eq!(probe(&said, "beyond")["errno"], 27, "EFBIG: {said:?}");
+    });
+}
+
 /// Starts as many sleeping children as the kernel allows and says how many that were.
 const FORKS: &str = r"
 children, error = [], None

@@ -35,6 +35,9 @@ pub struct InitConfig {
     pub grace_ms: u64,
     /// `RLIMIT_NPROC` of the agent (getrlimit(2)).
     pub pids: u64,
+    /// `RLIMIT_FSIZE` of the agent, where no mount may have larger files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_size_bytes: Option<u64>,
     /// What to do where the kernel has no Landlock.
     pub landlock: LandlockMode,
     /// Paths that the agent may write: every mount that is not read-only.

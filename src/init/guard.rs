@@ -16,6 +16,9 @@ const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "
 /// Nice value of the agent: `sandbox-init` runs when it has to, however many processes spin.
 const NICE: i32 = 10;
 
+/// Most open files of one process of the agent: runtimes allow a million, and each is memory of the kernel's.
+const MOST_FILES: u64 = 65_536;
+
 /// Landlock ABI that the rules below use at most: 6 adds the scopes.
 const USED_ABI: i32 = 6;
 
@@ -38,17 +41,24 @@ pub fn effective_abi(kernel: i32) -> i32 {
     kernel.min(USED_ABI)
 }
 
-/// Limits of processes and core dumps, priority and order of death.
-pub fn limit(pids: u64) -> Result<(), GuardError> {
-    let set = |what, resource, value| {
-        setrlimit(resource, value, value).map_err(|errno| GuardError::Limit(what, errno))?;
+/// Limits of processes, files and core dumps, priority and order of death.
+pub fn limit(pids: u64, file_size: Option<u64>) -> Result<(), GuardError> {
+    let set_both = |what, resource, soft, hard| {
+        setrlimit(resource, soft, hard).map_err(|errno| GuardError::Limit(what, errno))?;
         match getrlimit(resource) {
-            Ok(limits) if limits == (value, value) => Ok(()),
+            Ok(limits) if limits == (soft, hard) => Ok(()),
             Ok(_) => Err(GuardError::Limit(what, nix::errno::Errno::EINVAL)),
             Err(errno) => Err(GuardError::Limit(what, errno)),
         }
     };
+    let set = |what, resource, value| set_both(what, resource, value, value);
     set("RLIMIT_CORE", Resource::RLIMIT_CORE, 0)?;
+    let files = getrlimit(Resource::RLIMIT_NOFILE);
+    let (soft, hard) = files.map_err(|errno| GuardError::Limit("RLIMIT_NOFILE", errno))?;
+    set_both("RLIMIT_NOFILE", Resource::RLIMIT_NOFILE, soft.min(MOST_FILES), hard.min(MOST_FILES))?;
+    if let Some(bytes) = file_size {
+        set("RLIMIT_FSIZE", Resource::RLIMIT_FSIZE, bytes)?;
+    }
     sys::set_nice(NICE).map_err(|errno| GuardError::Limit("nice", errno))?;
     // Files under /proc/self of a process that is not dumpable belong to root. No other process of the agent
     // exists yet that could use the moment.

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, execve, pipe2, setsid};
 
+use super::config::InitConfig;
 use super::filters::Filters;
 use super::guard;
 use super::sys::{self, Side};
@@ -46,6 +47,8 @@ pub struct Launch {
     environment: Vec<CString>,
     /// `RLIMIT_NPROC`.
     pub pids: u64,
+    /// `RLIMIT_FSIZE`.
+    pub file_size: Option<u64>,
     /// Landlock ABI to put in force; 0 for none.
     pub landlock_abi: i32,
     /// Paths that the agent may write.
@@ -58,9 +61,8 @@ impl Launch {
     /// Prepares `command` with the environment of this process, except what is the operator's.
     pub fn new(
         command: &[OsString],
-        pids: u64,
+        config: &InitConfig,
         landlock_abi: i32,
-        writable: Vec<String>,
         filters: Filters,
     ) -> Result<Self, LaunchError> {
         let variables: Vec<(OsString, OsString)> =
@@ -77,9 +79,10 @@ impl Launch {
             candidates: c_strings(candidates(program, path.unwrap_or(OsStr::new(DEFAULT_PATH))))?,
             arguments: c_strings(command.iter().cloned())?,
             environment: c_strings(environment)?,
-            pids,
+            pids: config.pids,
+            file_size: config.file_size_bytes,
             landlock_abi,
-            writable,
+            writable: config.writable.clone(),
             filters,
         })
     }
@@ -146,7 +149,7 @@ impl Launch {
         sys::reset_signals().map_err(system)?;
         // Everything of ours is opened that way; this is for what the runtime left open.
         let _ = sys::close_on_exec_from_three();
-        guard::limit(self.pids).map_err(|error| error.to_string())?;
+        guard::limit(self.pids, self.file_size).map_err(|error| error.to_string())?;
         guard::restrict_files(self.landlock_abi, &self.writable).map_err(|error| error.to_string())?;
         self.filters.apply().map_err(|error| error.to_string())
     }

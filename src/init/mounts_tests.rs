@@ -45,6 +45,7 @@ fn config() -> InitConfig {
         timeout_ms: 1,
         grace_ms: 1,
         pids: 4,
+        file_size_bytes: None,
         landlock: crate::api::v1alpha1::LandlockMode::BestEffort,
         writable: vec!["/work".into()],
         mounts: vec![mount("/work", false), mount("/read only", true)],

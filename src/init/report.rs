@@ -15,7 +15,7 @@ pub enum Cause {
     Signaled,
     /// The timeout passed.
     DeadlineExceeded,
-    /// SIGTERM from outside: the Pod is being deleted.
+    /// A signal from outside, whichever: the Pod is being deleted.
     Terminated,
     /// The command could not be executed.
     InvalidCommand,
@@ -49,12 +49,12 @@ pub struct TerminationReport {
     pub started_at: Option<String>,
     /// Wall clock time in milliseconds.
     pub wall_ms: i64,
-    /// CPU time of all processes of the container, in milliseconds.
+    /// CPU time of all processes of the container, in milliseconds; by its cgroup, where there is one.
     pub cpu_ms: i64,
     /// Largest memory of the container in bytes, where the kernel tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<i64>,
-    /// Processes that ended in the container.
+    /// Processes that `sandbox-init` reaped: those of the agent that the agent did not wait for itself.
     pub processes: i64,
     /// Landlock ABI in force; 0 where the kernel has none.
     pub landlock_abi: i32,

@@ -9,7 +9,7 @@ use nix::sys::prctl;
 use nix::unistd::{getgid, getpid, getuid};
 
 use super::config::{CONFIG_VARIABLE, InitConfig, MAX_PROOF, PROOF_FILE};
-use super::facts::{self, MemoryFacts, since_boot};
+use super::facts::{self, CpuFacts, MemoryFacts, since_boot};
 use super::filters::Filters;
 use super::guard::effective_abi;
 use super::launch::{Launch, LaunchError};
@@ -60,7 +60,7 @@ fn contained(command: &[OsString], termination_log: &str) -> Result<TerminationR
     let config = read_config().map_err(|message| not_contained(&report, message))?;
     let kernel_abi = sys::landlock_abi();
     report.landlock_abi = effective_abi(kernel_abi);
-    let memory = MemoryFacts::open();
+    let (memory, cpu) = (MemoryFacts::open(), CpuFacts::open());
     let signals = take_signals().map_err(|errno| not_contained(&report, format!("signals: {errno}")))?;
     let mut link = Link::connect(read_proof(&config))
         .map_err(|error| stop(&report, Cause::AuditLost, &error.to_string()))?;
@@ -85,7 +85,7 @@ fn contained(command: &[OsString], termination_log: &str) -> Result<TerminationR
         Ok(ending) => conclude(report, &ending, &config, memory.kills()),
         Err(stopped) => *stopped.0,
     };
-    finished.cpu_ms = facts::cpu_ms();
+    finished.cpu_ms = cpu.milliseconds();
     finished.peak_memory_bytes = memory.peak();
     Ok(hand_over(finished, &mut link))
 }
@@ -124,8 +124,7 @@ fn prepare(
         return Err(not_contained(&format!("{path} {why}")));
     }
     let filters = Filters::compile().map_err(|error| not_contained(&error.to_string()))?;
-    Launch::new(command, config.pids, report.landlock_abi, config.writable.clone(), filters)
-        .map_err(|error| refused(report, &error))
+    Launch::new(command, config, report.landlock_abi, filters).map_err(|error| refused(report, &error))
 }
 
 fn conclude(
@@ -148,7 +147,7 @@ fn conclude(
     }
     report.message = match report.cause {
         Cause::DeadlineExceeded => format!("the timeout of {} ms passed", config.timeout_ms),
-        Cause::Terminated => "SIGTERM from outside of the container".to_owned(),
+        Cause::Terminated => "a signal from outside of the container: it is being stopped".to_owned(),
         Cause::AuditLost => "the audit intake went away".to_owned(),
         _ if memory_kills > 0 => format!("the kernel ended {memory_kills} processes for want of memory"),
         _ => String::new(),

@@ -15,10 +15,6 @@ use super::facts::since_boot;
 use super::link::Link;
 use super::report::Cause;
 
-/// Signals that are passed on to the agent.
-const FORWARDED: [Signal; 6] =
-    [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH];
-
 /// Every process of the container except this one (kill(2)).
 const EVERYONE: Pid = Pid::from_raw(-1);
 
@@ -57,11 +53,9 @@ enum Phase {
     Killing(Duration),
 }
 
-/// Blocks the signals that [`supervise`] reads, for the time before it runs as well.
+/// Blocks every signal, for [`supervise`] to read, and for the time before it runs as well.
 pub fn take_signals() -> Result<SignalFd, Errno> {
-    let mut mask: SigSet = FORWARDED.into_iter().collect();
-    mask.add(Signal::SIGTERM);
-    mask.add(Signal::SIGCHLD);
+    let mask = SigSet::all();
     mask.thread_block()?;
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
@@ -98,7 +92,7 @@ pub fn supervise(
             watch.kill_all(Cause::AuditLost);
         }
         while let Ok(Some(signal)) = signals.read_signal() {
-            watch.take(signal.ssi_signo, signal.ssi_code, signal.ssi_pid);
+            watch.take(signal.ssi_code, signal.ssi_pid);
         }
     }
 }
@@ -181,19 +175,13 @@ impl Watch {
         send(EVERYONE, Signal::SIGKILL);
     }
 
-    /// Handles a signal to this process. Only one by kill(2) from outside of the PID namespace counts: that has
-    /// no sender here. A process in here cannot claim that: `SI_USER` is the kernel's word (`rt_sigqueueinfo(2)`).
-    fn take(&mut self, number: u32, code: i32, sender: u32) {
-        let Some(signal) = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok()) else {
-            return;
-        };
-        if signal == Signal::SIGCHLD || code != libc::SI_USER || sender != 0 {
-            return;
-        }
-        if signal == Signal::SIGTERM {
+    /// Handles a signal to this process: one by kill(2) from outside of the PID namespace is the order to end,
+    /// whichever it is, since an image may choose the one that the runtime stops it by (`STOPSIGNAL`), and nobody
+    /// else has a reason to send one: there is no terminal. A sender outside has no number here. A process in here
+    /// cannot claim that: `SI_USER` is the kernel's word (`rt_sigqueueinfo(2)`).
+    fn take(&mut self, code: i32, sender: u32) {
+        if code == libc::SI_USER && sender == 0 {
             self.terminate(Cause::Terminated);
-        } else if self.end.is_none() {
-            send(self.main, signal);
         }
     }
 }

@@ -104,6 +104,7 @@ fn orders(sandbox: &ValidatedSandbox, settings: &Settings) -> InitConfig {
         timeout_ms: milliseconds(sandbox.timeout()),
         grace_ms: milliseconds(settings.grace),
         pids: u64::try_from(spec.resources.pids).unwrap_or_default(),
+        file_size_bytes: largest_file(sandbox),
         landlock: spec.filesystem.as_ref().map(|f| f.landlock).unwrap_or_default(),
         writable: mounts.iter().filter(|m| !m.mount.is_read_only()).map(|m| m.mount.path.clone()).collect(),
         mounts: mounts
@@ -118,6 +119,18 @@ fn orders(sandbox: &ValidatedSandbox, settings: &Settings) -> InitConfig {
         policy_digest: sandbox.policy_digest().to_owned(),
         generation: sandbox.generation(),
     }
+}
+
+/// Most bytes of one file: what the disk limits allow anyway, but at once and also where the kubelet does not look,
+/// such as files that were unlinked. A writable claim has its own size, which nobody knows here.
+fn largest_file(sandbox: &ValidatedSandbox) -> Option<u64> {
+    let writable = || sandbox.mounts().iter().map(|m| &m.mount).filter(|mount| !mount.is_read_only());
+    if writable().any(|mount| mount.persistent_volume_claim.is_some()) {
+        return None;
+    }
+    let of_mounts = writable().filter_map(|mount| mount.empty_dir.as_ref()).map(|source| &source.size_limit);
+    let sizes = of_mounts.chain([&sandbox.spec().resources.ephemeral_storage]);
+    sizes.filter_map(|text| v1alpha1::bytes_of(text).ok()).max().and_then(|bytes| u64::try_from(bytes).ok())
 }
 
 fn resources(limits: &v1alpha1::Resources) -> ResourceRequirements {

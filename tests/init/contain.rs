@@ -177,6 +177,18 @@ fn the_agent_has_a_lower_priority_and_a_session_of_its_own() {
 }
 
 #[test]
+fn one_file_has_a_size_and_one_process_so_many_files() {
+    let script = "ulimit -Hn; trap '' XFSZ; head -c 100000 /dev/zero > $DIR/writable/small && echo small;
+        head -c 300000 /dev/zero > $DIR/writable/large || echo large; wc -c < $DIR/writable/large";
+    let mut case = Case::new();
+    case.config.file_size_bytes = Some(200 << 10);
+    let outcome = case.shell(script);
+    let mut lines = outcome.stdout.lines();
+    assert!(lines.next().unwrap().parse::<u64>().unwrap() <= 65_536, "{}", outcome.stdout);
+    assert_eq!(lines.collect::<Vec<_>>(), ["small", "large", "204800"], "{}", outcome.stderr);
+}
+
+#[test]
 fn processes_are_limited_and_a_fork_bomb_ends_in_time() {
     let mut case = Case::new();
     case.config.pids = 20;

@@ -4,7 +4,6 @@ use std::time::Duration;
 use agentsandbox::egress::wire::EgressSummary;
 use agentsandbox::init::report::Cause;
 use agentsandbox::init::wire::InitEvent;
-use nix::sys::signal::Signal;
 use rstest::rstest;
 
 use crate::support::{Case, Outcome, Peer, send_after};
@@ -90,19 +89,30 @@ fn a_stopped_agent_ends_too() {
     check(&outcome, Cause::DeadlineExceeded, 124);
 }
 
-#[test]
-fn sigterm_from_outside_ends_it() {
-    let outcome = Case::new().run_with(&["/bin/sleep", "100"], send_after(300, Signal::SIGTERM));
+/// An image may choose the signal that the runtime stops it by.
+#[rstest]
+#[case::usual(15)]
+#[case::interrupt(2)]
+#[case::chosen_by_nginx(3)]
+#[case::chosen_by_httpd(28)]
+#[case::user_defined(10)]
+#[case::without_meaning(14)]
+#[case::of_a_fault(11)]
+#[case::of_a_broken_pipe(13)]
+#[case::real_time(37)]
+fn a_signal_from_outside_ends_it(#[case] signal: i32) {
+    let outcome = Case::new().run_with(&["/bin/sleep", "100"], send_after(300, signal));
     check(&outcome, Cause::Terminated, 143);
     assert_eq!(outcome.report.signal, Some(15));
     assert!(outcome.took < Duration::from_secs(5));
 }
 
 #[test]
-fn other_signals_are_passed_on() {
-    let script = "trap 'exit 9' USR1; while :; do sleep 0.05; done";
-    let outcome = Case::new().run_with(&["/bin/sh", "-c", script], send_after(500, Signal::SIGUSR1));
-    check(&outcome, Cause::Exited, 9);
+fn an_agent_that_ignores_the_end_is_reported_too() {
+    let script = "trap '' TERM USR1; while :; do sleep 0.05; done";
+    let outcome = Case::new().run_with(&["/bin/sh", "-c", script], send_after(500, 10));
+    check(&outcome, Cause::Terminated, 143);
+    assert_eq!(outcome.report.signal, Some(9));
 }
 
 #[test]
@@ -132,6 +142,25 @@ fn the_time_of_the_processor_is_counted() {
     let outcome = Case::new().shell("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done");
     check(&outcome, Cause::Exited, 0);
     assert!(outcome.report.cpu_ms > 20 && outcome.report.wall_ms > 20, "{:?}", outcome.report);
+}
+
+/// Children of a process that ignores SIGCHLD are waited for by nobody, and the kernel forgets what they used.
+#[test]
+fn time_cannot_be_hidden_by_ignoring_children() {
+    let script = "
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in range(3):
+    if os.fork() == 0:
+        end = time.process_time() + 0.2
+        while time.process_time() < end: pass
+        os._exit(0)
+try: os.waitpid(-1, 0)
+except ChildProcessError: pass
+";
+    let outcome = Case::new().run(&["python3", "-c", script]);
+    check(&outcome, Cause::Exited, 0);
+    assert!(outcome.report.cpu_ms >= 600, "{:?}", outcome.report);
 }
 
 #[rstest]

@@ -14,7 +14,6 @@ use agentsandbox::init::config::{AUDIT_SOCKET, CONFIG_VARIABLE, InitConfig, Moun
 use agentsandbox::init::report::TerminationReport;
 use agentsandbox::init::wire::{InitEvent, InitRecord};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// How the audit peer behaves.
@@ -79,6 +78,7 @@ impl Case {
             timeout_ms: 20_000,
             grace_ms: 500,
             pids: 64,
+            file_size_bytes: None,
             landlock: LandlockMode::BestEffort,
             writable: vec![writable.clone()],
             mounts: vec![MountFact { path: writable, read_only: false, source: "emptyDir".into() }],
@@ -209,10 +209,12 @@ fn listen(peer: Peer) -> Receiver<InitEvent> {
     receiver
 }
 
-/// Sends `signal` from outside of the container, after a while.
-pub fn send_after(milliseconds: u64, signal: Signal) -> impl FnOnce(Pid) + Send + 'static {
+/// Sends a signal, by its number, from outside of the container, after a while.
+pub fn send_after(milliseconds: u64, signal: i32) -> impl FnOnce(Pid) + Send + 'static {
     move |pid| {
         std::thread::sleep(Duration::from_millis(milliseconds));
-        kill(pid, signal).unwrap();
+        // By a program: the library's type has no real-time signals.
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap();
+        assert!(status.success());
     }
 }

@@ -119,7 +119,7 @@ pub struct Usage {
     /// Largest memory of the container, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<i64>,
-    /// Processes that ended in the container.
+    /// Processes that `sandbox-init` reaped: the agent, and those that it did not wait for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes: Option<i64>,
 }
