@@ -4,7 +4,7 @@ use kube::Api;
 use serde_json::json;
 
 use crate::support::{
-    agent::{is_open, probe},
+    agent::{is_done, is_open, lines, probe},
     internet::{ALLOWED, DENIED, ECHO},
     shared,
 };
@@ -67,6 +67,53 @@ fn gvisor_runs_the_agent_and_its_policy_holds() {
         assert!(is_open(&said, "allowed") && !is_open(&said, "target"), "{said:?}");
         let (inside, outside) = (&probe(&said, "dmesg")["value"], &probe(&control, "dmesg")["value"]);
         assert_ne!(inside, outside, "the agent sees gVisor's kernel, not the node's");
+    });
+}
+
+/// gVisor lets a container signal its own first process, and has no Landlock that would scope it.
+#[test]
+fn gvisor_does_not_let_the_agent_stop_its_guard() {
+    shared("gvisor-guard", |test| async move {
+        let classes: Api<RuntimeClass> = Api::all(test.client.clone());
+        if classes.get_opt("gvisor").await.unwrap().is_none() {
+            eprintln!("this cluster has no RuntimeClass gvisor: not tested");
+            return;
+        }
+        let script = r"
+import ctypes, fcntl, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*arguments):
+    if libc.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), '')
+directory = os.open('/proc/1', os.O_DIRECTORY)
+reader, writer = os.pipe()
+for number in (15, 19, 9):
+    attempt('kill %d' % number, lambda: os.kill(1, number))
+    attempt('pidfd %d' % number, lambda: call(424, directory, number, 0, 0))
+for owner in (1, -1):
+    attempt('owner %d' % owner, lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, owner))
+attempt('signal', lambda: fcntl.fcntl(reader, 10, 9))
+fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | fcntl.FASYNC)
+os.write(writer, b'x')
+attempt('control', lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid()))
+while True:
+    time.sleep(1)
+";
+        let spec = json!({
+            "isolation": {"runtimeClassName": "gvisor"}, "resources": {"memory": "256Mi"}, "timeout": "10s",
+        });
+        test.sandbox("agent", script, spec).await;
+        let outcome = test.finished_as("agent", "DeadlineExceeded").await;
+        assert!(outcome.usage.is_some(), "its guard lived to report: {outcome:?}");
+        let said = lines(&test.pod_log(&test.pod_name("agent").await, "agent").await);
+        for name in ["kill", "pidfd"].map(|how| [15, 19, 9].map(|n| format!("{how} {n}"))).concat() {
+            assert!(!is_done(&said, &name), "{name}: {said:#?}");
+        }
+        for name in ["owner 1", "owner -1", "signal"] {
+            assert!(!is_done(&said, name), "{name}: {said:#?}");
+        }
+        assert!(is_done(&said, "control"), "{said:#?}");
     });
 }
 

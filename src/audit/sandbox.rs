@@ -26,6 +26,11 @@ pub enum IntakeEvent {
         /// User of the peer.
         uid: u32,
     },
+    /// The first peer is not `sandbox-init`; from user `uid` as the socket tells.
+    PeerForeign {
+        /// User of the peer.
+        uid: u32,
+    },
     /// The peer sent something that is no record, or hung up.
     PeerLost {
         /// What was wrong, for a person.
@@ -91,6 +96,9 @@ impl SandboxRecords {
             IntakeEvent::PeerRefused { .. } => {
                 ((99, "Refuse"), 3, "A second peer of the audit intake is refused")
             }
+            IntakeEvent::PeerForeign { .. } => {
+                ((99, "Refuse"), 4, "The agent's first process is not sandbox-init")
+            }
             IntakeEvent::PeerLost { .. } => ((99, "Lose"), 3, "The peer of the audit intake is gone"),
             IntakeEvent::SpoolFull => {
                 ((99, "Gap"), 3, "The spool is full: later records are on standard output only")
@@ -128,6 +136,7 @@ impl SandboxRecords {
             uid: format!("{}-{sequence}", self.sandbox.uid),
             sequence,
             correlation_uid: self.sandbox.uid.clone(),
+            profiles: &[],
             product: Product::part(SIDECAR),
         }
     }

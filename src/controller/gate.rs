@@ -36,18 +36,28 @@ pub fn failure(pod: &SlimPod) -> Option<Failure> {
     }
     let sidecar = pod.status.init_container_statuses.iter().find(|c| c.name == SIDECAR)?;
     let states = [&sidecar.state, &sidecar.last_state];
-    last_words(states.into_iter().flatten().find_map(|state| state.terminated.as_ref())?)
+    let (cause, failure) =
+        last_words(states.into_iter().flatten().find_map(|state| state.terminated.as_ref())?)?;
+    (cause == GateCause::NotContained).then_some(failure)
+}
+
+/// What the sidecar of `pod` said of a first process of the agent's that is not `sandbox-init`. It holds whatever
+/// that process says of itself, and for good: a sidecar that was started again says it again.
+pub fn foreign_peer(pod: &SlimPod) -> Option<String> {
+    let sidecar = pod.status.init_container_statuses.iter().find(|c| c.name == SIDECAR)?;
+    let states = [&sidecar.state, &sidecar.last_state];
+    let mut words = states.into_iter().flatten().filter_map(|s| s.terminated.as_ref()).filter_map(last_words);
+    words.find(|(cause, _)| *cause == GateCause::ForeignPeer).map(|(_, failure)| failure.message)
 }
 
 /// The words, if they are some and agree with the exit code that the kubelet saw.
-fn last_words(terminated: &ContainerStateTerminated) -> Option<Failure> {
+fn last_words(terminated: &ContainerStateTerminated) -> Option<(GateCause, Failure)> {
     let text = terminated.message.as_deref().filter(|text| text.len() <= MESSAGE_LIMIT)?;
     let words: NotContained = serde_json::from_str(text).ok()?;
-    let NotContained { cause: GateCause::NotContained, message, checks } = words;
-    (terminated.exit_code == i32::from(NOT_CONTAINED_CODE)).then(|| Failure {
-        message: bounded(&message),
-        checks: checks.into_iter().take(CHECKS_LIMIT).map(check).collect(),
-    })
+    let NotContained { cause, message, checks } = words;
+    let checks = checks.into_iter().take(CHECKS_LIMIT).map(check).collect();
+    let failure = Failure { message: bounded(&message), checks };
+    (terminated.exit_code == i32::from(NOT_CONTAINED_CODE)).then_some((cause, failure))
 }
 
 fn check(GateCheck { name, result, detail }: GateCheck) -> ContainmentCheck {

@@ -9,6 +9,7 @@ use super::ending::{Ending, classify_end};
 use super::gate::{self, NOT_CONTAINED};
 use super::pod::SlimPod;
 use crate::api::v1alpha1::{GoDuration, Mount};
+use crate::init::config::KILL_PATIENCE;
 
 /// Time that an unreachable node has before its sandboxes count as lost.
 pub const NODE_PATIENCE: Duration = Duration::from_secs(40);
@@ -102,11 +103,15 @@ impl Step {
 /// Where the sandbox is.
 pub fn step(facts: &Facts<'_>) -> Step {
     let Some(pod) = facts.pod else { return without_pod(facts) };
+    let started = started(pod).or(facts.started);
+    let by_us = |reason, message: &str| finished(Ending::by_us(reason, message, started));
+    // Before anything that the container says of its end.
+    if let Some(message) = gate::foreign_peer(pod) {
+        return by_us(NOT_CONTAINED, &message);
+    }
     if let Some(ending) = classify_end(pod) {
         return finished(ending);
     }
-    let started = started(pod).or(facts.started);
-    let by_us = |reason, message: &str| finished(Ending::by_us(reason, message, started));
     if let Some(message) = facts.policy_lost {
         return by_us("PolicyLost", message);
     }
@@ -145,8 +150,9 @@ fn running(facts: &Facts<'_>, pod: &SlimPod, started: Timestamp) -> Step {
     let deadline = after(started, facts.timeout);
     let lowered =
         facts.planned_deadline_seconds.zip(pod.spec.active_deadline_seconds).is_some_and(|(p, a)| p < a);
-    // Where the timeout is the one that `sandbox-init` knows, its own report is worth waiting for.
-    let patience = if lowered { SLACK } else { SLACK + SLACK + facts.grace };
+    // Where the timeout is the one that `sandbox-init` knows, its own report is worth waiting for: it comes after the
+    // grace and after what the agent's processes take to die, which is long where they get little CPU.
+    let patience = if lowered { SLACK } else { facts.grace + KILL_PATIENCE + SLACK + SLACK };
     let end = after(deadline, patience);
     if facts.now >= end {
         let message = format!("the timeout of {} passed", GoDuration::of(facts.timeout).as_str());

@@ -15,7 +15,7 @@ pub const MAX_DETAIL: usize = 200;
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct NotContained {
-    /// Always [`GateCause::NotContained`].
+    /// What is not contained.
     pub cause: GateCause,
     /// What is wrong, for a person; at most [`MAX_MESSAGE`] characters.
     pub message: String,
@@ -28,6 +28,8 @@ pub struct NotContained {
 pub enum GateCause {
     /// The Pod's network is not known to be closed.
     NotContained,
+    /// Something else than `sandbox-init` is the first process of the agent's container.
+    ForeignPeer,
 }
 
 /// One check of a round.

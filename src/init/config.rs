@@ -1,7 +1,13 @@
 //! What the operator tells `sandbox-init`, as JSON in the environment variable [`CONFIG_VARIABLE`].
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::api::v1alpha1::LandlockMode;
+
+/// Longest time that SIGKILL is given; a process in uninterruptible sleep ends with `sandbox-init`'s exit. Who waits for
+/// `sandbox-init` has to wait for this as well.
+pub const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Environment variable of the agent's container that holds an [`InitConfig`]. The agent itself never sees it.
 pub const CONFIG_VARIABLE: &str = "AGENTSANDBOX_INIT";
@@ -9,6 +15,13 @@ pub const CONFIG_VARIABLE: &str = "AGENTSANDBOX_INIT";
 /// Name of the abstract unix socket (unix(7)) on which the sidecar takes audit records: containers of one Pod share
 /// the network namespace that scopes it, and it works under gVisor.
 pub const AUDIT_SOCKET: &str = "agentsandbox/audit";
+
+/// File beside `sandbox-init` with some random text that the sidecar knows as well. Whoever runs in place of
+/// `sandbox-init` because something was mounted over its directory cannot read it.
+pub const PROOF_FILE: &str = "proof";
+
+/// Most bytes of the proof.
+pub const MAX_PROOF: u64 = 128;
 
 /// Orders of one sandbox.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]

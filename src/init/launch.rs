@@ -8,7 +8,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, execve, pipe2, setsid};
 
-use super::guard::{self, Filters};
+use super::filters::Filters;
+use super::guard;
 use super::sys::{self, Side};
 
 /// Prefix of the variables that the agent does not see.

@@ -35,11 +35,12 @@ pub enum LinkError {
 pub struct Link {
     stream: UnixStream,
     sent: u64,
+    proof: Option<String>,
 }
 
 impl Link {
-    /// Connects to the sidecar, which was ready before this container was started.
-    pub fn connect() -> Result<Self, LinkError> {
+    /// Connects to the sidecar, which was ready before this container was started. `proof` goes with the first record.
+    pub fn connect(proof: Option<String>) -> Result<Self, LinkError> {
         let address = SocketAddr::from_abstract_name(AUDIT_SOCKET)?;
         let end = Instant::now() + PATIENCE;
         let stream = loop {
@@ -50,7 +51,7 @@ impl Link {
             }
         };
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, sent: 0 })
+        Ok(Self { stream, sent: 0, proof })
     }
 
     /// Records that the sidecar confirmed.
@@ -61,7 +62,8 @@ impl Link {
     /// Sends `event` and waits for its confirmation. Returns what the sidecar says of the egress, at the end.
     pub fn send(&mut self, event: InitEvent) -> Result<Option<EgressSummary>, LinkError> {
         let id = self.sent + 1;
-        let mut line = serde_json::to_vec(&InitRecord { id, time: now_ms(), event })?;
+        let record = InitRecord { id, time: now_ms(), event, proof: self.proof.take() };
+        let mut line = serde_json::to_vec(&record)?;
         line.push(b'\n');
         if line.len() > MAX_LINE {
             return Err(LinkError::TooLong(line.len()));

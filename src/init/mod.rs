@@ -1,10 +1,12 @@
 //! `sandbox-init`: the first process of the agent's container. Small, and without an async runtime.
 pub mod config;
 mod facts;
+mod filters;
 mod guard;
 mod install;
 mod launch;
 mod link;
+mod mounts;
 pub mod report;
 mod run;
 mod supervise;

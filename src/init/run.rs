@@ -1,18 +1,20 @@
 //! `sandbox-init run`: contains, executes and ends the agent, and reports.
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::prctl;
 use nix::unistd::{getgid, getpid, getuid};
 
-use super::config::{CONFIG_VARIABLE, InitConfig};
+use super::config::{CONFIG_VARIABLE, InitConfig, MAX_PROOF, PROOF_FILE};
 use super::facts::{self, MemoryFacts, since_boot};
-use super::guard::{Filters, effective_abi};
+use super::filters::Filters;
+use super::guard::effective_abi;
 use super::launch::{Launch, LaunchError};
 use super::link::Link;
+use super::mounts;
 use super::report::{Cause, TerminationReport};
 use super::supervise::{End, Ending, supervise, take_signals};
 use super::sys;
@@ -38,7 +40,7 @@ pub fn run(command: &[OsString], termination_log: &Path) -> i32 {
         Ok(log) => log,
         Err(error) => return fail(&format!("cannot open {}: {error}", termination_log.display())),
     };
-    let report = contained(command).unwrap_or_else(|stopped| *stopped.0);
+    let report = contained(command, &termination_log.to_string_lossy()).unwrap_or_else(|stopped| *stopped.0);
     if let Err(error) = write_report(&mut log, &report) {
         return fail(&format!("cannot write {}: {error}", termination_log.display()));
     }
@@ -51,7 +53,7 @@ pub fn run(command: &[OsString], termination_log: &Path) -> i32 {
 /// The report of an agent that never ran. Boxed: it is the error of many results.
 struct Stopped(Box<TerminationReport>);
 
-fn contained(command: &[OsString]) -> Result<TerminationReport, Stopped> {
+fn contained(command: &[OsString], termination_log: &str) -> Result<TerminationReport, Stopped> {
     let mut report = TerminationReport { user_namespace: facts::in_user_namespace(), ..Default::default() };
     let not_contained =
         |report: &TerminationReport, message: String| stop(report, Cause::NotContained, &message);
@@ -60,9 +62,11 @@ fn contained(command: &[OsString]) -> Result<TerminationReport, Stopped> {
     report.landlock_abi = effective_abi(kernel_abi);
     let memory = MemoryFacts::open();
     let signals = take_signals().map_err(|errno| not_contained(&report, format!("signals: {errno}")))?;
-    let mut link = Link::connect().map_err(|error| stop(&report, Cause::AuditLost, &error.to_string()))?;
+    let mut link = Link::connect(read_proof(&config))
+        .map_err(|error| stop(&report, Cause::AuditLost, &error.to_string()))?;
 
-    let ending = prepare(command, &config, &report, &mut link).and_then(|launch| {
+    let mounted = mounts::look(&config, termination_log);
+    let ending = prepare(command, &config, &report, mounted, &mut link).and_then(|launch| {
         let (begin, begin_ms) = (since_boot(), now_ms());
         report.started_at = rfc3339(begin_ms);
         let main = launch.start().map_err(|error| {
@@ -91,8 +95,13 @@ fn prepare(
     command: &[OsString],
     config: &InitConfig,
     report: &TerminationReport,
+    mounted: Result<Vec<String>, String>,
     link: &mut Link,
 ) -> Result<Launch, Stopped> {
+    let not_contained = |message: &str| stop(report, Cause::NotContained, message);
+    let unlisted = mounted.as_ref().cloned().unwrap_or_default();
+    // Landlock refuses to write there, as everywhere else.
+    let open = unlisted.first().filter(|_| report.landlock_abi == 0).cloned();
     let start = StartFacts {
         mounts: config.mounts.clone(),
         timeout_ms: config.timeout_ms,
@@ -100,16 +109,21 @@ fn prepare(
         pids: config.pids,
         landlock_abi: report.landlock_abi,
         user_namespace: report.user_namespace,
+        unlisted,
     };
     for event in [InitEvent::Started(start), exec_event(command)] {
         link.send(event).map_err(|error| stop(report, Cause::AuditLost, &error.to_string()))?;
     }
+    mounted.map_err(|message| not_contained(&message))?;
     if config.landlock == LandlockMode::Required && report.landlock_abi == 0 {
-        let message = "the spec requires Landlock, which the kernel does not have".to_owned();
-        return Err(stop(report, Cause::NotContained, &message));
+        return Err(not_contained("the spec requires Landlock, which the kernel does not have"));
     }
-    let filters =
-        Filters::compile().map_err(|error| stop(report, Cause::NotContained, &error.to_string()))?;
+    if let Some(path) = open {
+        let why =
+            "is writable and no mount of the spec lists it; the kernel has no Landlock that would refuse it";
+        return Err(not_contained(&format!("{path} {why}")));
+    }
+    let filters = Filters::compile().map_err(|error| not_contained(&error.to_string()))?;
     Launch::new(command, config.pids, report.landlock_abi, config.writable.clone(), filters)
         .map_err(|error| refused(report, &error))
 }
@@ -163,6 +177,12 @@ fn hand_over(mut report: TerminationReport, link: &mut Link) -> TerminationRepor
 fn read_config() -> Result<InitConfig, String> {
     let text = std::env::var(CONFIG_VARIABLE).map_err(|error| format!("{CONFIG_VARIABLE}: {error}"))?;
     serde_json::from_str(&text).map_err(|error| format!("{CONFIG_VARIABLE}: {error}"))
+}
+
+/// The proof for the sidecar. Where there is none, the sidecar says what that means.
+fn read_proof(config: &InitConfig) -> Option<String> {
+    let file = File::open(Path::new(&config.own_directory).join(PROOF_FILE)).ok()?;
+    io::read_to_string(file.take(MAX_PROOF)).ok()
 }
 
 fn exec_event(command: &[OsString]) -> InitEvent {

@@ -26,6 +26,9 @@ pub struct InitRecord {
     pub time: i64,
     /// What happened.
     pub event: InitEvent,
+    /// With the first record: the text of [`PROOF_FILE`](super::config::PROOF_FILE).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
 }
 
 /// What happened.
@@ -68,4 +71,8 @@ pub struct StartFacts {
     pub landlock_abi: i32,
     /// Whether the container is in a user namespace of its own.
     pub user_namespace: bool,
+    /// Writable places that the spec does not list, such as volumes of the image. Landlock refuses them; without it
+    /// the agent is not started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unlisted: Vec<String>,
 }

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Container, EnvVar, ExecAction, Probe, ResourceRequirements};
 
 use super::{GatewayReach, Settings, ValidatedSandbox, pod, volumes};
-use crate::{api::v1alpha1::EgressRule, egress::containment::CheckName};
+use crate::{api::v1alpha1::EgressRule, egress::containment::CheckName, init::config::PROOF_FILE};
 
 /// The container `sidecar`.
 pub(super) fn container(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
@@ -28,6 +28,7 @@ pub(super) fn container(sandbox: &ValidatedSandbox, settings: &Settings) -> Cont
         volume_mounts: Some(vec![
             volumes::own_mount(volumes::SPOOL, "/spool", false),
             volumes::own_mount(volumes::TOKEN, volumes::TOKEN_DIRECTORY, true),
+            volumes::own_mount(volumes::INIT, volumes::INIT_DIRECTORY, true),
         ]),
         ..pod::operator_container(settings)
     }
@@ -48,6 +49,7 @@ fn env(sandbox: &ValidatedSandbox, settings: &Settings) -> Vec<EnvVar> {
         ("UID", identity.uid.clone()),
         ("GENERATION", sandbox.generation().to_string()),
         ("POLICY_DIGEST", sandbox.policy_digest().to_owned()),
+        ("PROOF_FILE", format!("{}/{PROOF_FILE}", volumes::INIT_DIRECTORY)),
     ];
     if let Some(reach) = reach(settings) {
         facts.extend([

@@ -15,6 +15,7 @@ mod journal;
 mod ledger;
 mod listeners;
 mod names;
+mod peer;
 mod policy_stream;
 mod proxy;
 mod relay;
@@ -68,6 +69,9 @@ pub struct Options {
     /// Directory of the spool: a volume of this container alone.
     #[arg(long, default_value = "/spool")]
     pub spool: PathBuf,
+    /// File with the text by which `sandbox-init` proves itself; without one it need not.
+    #[arg(long, env = "AGENTSANDBOX_PROOF_FILE")]
+    pub proof_file: Option<PathBuf>,
     /// File that the container runtime takes the termination message from.
     #[arg(long, default_value = "/dev/termination-log")]
     pub termination_log: PathBuf,
@@ -120,7 +124,7 @@ pub enum RunError {
     /// The egress cannot start or go on.
     #[error("egress: {0}")]
     Egress(String),
-    /// The start gate gave up.
+    /// The start gate gave up, or the agent has another first process than ours.
     #[error("not contained: {}", .0.message)]
     NotContained(Box<NotContained>),
 }

@@ -9,6 +9,9 @@ const RECORDS: &str = "records.jsonl";
 /// File that exists once a peer was accepted. It outlives a restart of the container.
 const TAKEN: &str = "peer-accepted";
 
+/// File that exists once a peer could not prove to be `sandbox-init`.
+const FOREIGN: &str = "peer-foreign";
+
 /// Most bytes of records; the volume has 16 MiB.
 const LIMIT: u64 = 12 * 1024 * 1024;
 
@@ -86,6 +89,16 @@ pub fn take_peer(directory: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Keeps in mind that the peer was none of ours, for when the container is started again.
+pub fn note_foreign(directory: &Path) -> io::Result<()> {
+    File::create(directory.join(FOREIGN))?.sync_all()
+}
+
+/// Whether [`note_foreign`] was called in the sandbox's life.
+pub fn was_foreign(directory: &Path) -> io::Result<bool> {
+    directory.join(FOREIGN).try_exists()
 }
 
 fn last_sequence(tail: &[u8]) -> u64 {

@@ -65,6 +65,40 @@ fn a_guard_that_does_not_stand_stops_it() {
 }
 
 #[rstest]
+#[case::own_directory_is_none("umount $DIR/own", "own is not a mount point")]
+#[case::own_directory_is_writable("mount -o remount,bind,rw $DIR/own", "own directory, is writable")]
+#[case::over_it("mount --bind $DIR/own $DIR/own", "more than one thing is mounted at")]
+#[case::below_it(
+    "mount --bind $DIR/own/sandbox-init $DIR/own/sandbox-init",
+    "is mounted below the operator's"
+)]
+#[case::led_elsewhere(
+    "umount $DIR/writable; mv $DIR/writable $DIR/w; ln -s closed $DIR/writable; mount --bind $DIR/w $DIR/writable",
+    "/closed"
+)]
+fn mounts_that_are_not_as_planned_stop_it(#[case] mounting: &str, #[case] told: &str) {
+    let mut case = Case::new();
+    mounting.clone_into(&mut case.mounting);
+    let outcome = case.shell("echo ran");
+    assert_eq!((outcome.report.cause, outcome.code), (Cause::NotContained, 125), "{:?}", outcome.report);
+    assert!(outcome.report.message.contains(told), "{}", outcome.report.message);
+    assert_eq!(outcome.stdout, "");
+    assert_eq!(outcome.events.last(), Some(&InitEvent::Ended(outcome.report.clone())), "it is recorded");
+}
+
+#[test]
+fn a_volume_of_the_image_is_recorded_and_cannot_be_written() {
+    let mut case = Case::new();
+    "mount --bind $DIR/closed $DIR/closed".clone_into(&mut case.mounting);
+    let volume = case.path("closed").display().to_string();
+    let outcome = case.shell("(echo x > $DIR/closed/file) 2> /dev/null || echo refused");
+    let InitEvent::Started(facts) = &outcome.events[0] else { panic!() };
+    // This machine has writable file systems of its own.
+    assert!(facts.unlisted.contains(&volume) || facts.unlisted.len() == 16, "{facts:?}");
+    assert_eq!(outcome.stdout, if facts.landlock_abi > 0 { "refused\n" } else { "" });
+}
+
+#[rstest]
 #[case::kill("for s in TERM KILL INT HUP STOP USR1; do kill -$s 1; done")]
 #[case::priority("python3 -c 'import os; os.setpriority(os.PRIO_PROCESS, 1, 19)'")]
 #[case::priority_of_the_user("python3 -c 'import os; os.setpriority(os.PRIO_USER, os.getuid(), 19)'")]
@@ -78,6 +112,56 @@ fn the_first_process_is_out_of_reach(#[case] attack: &str) {
     assert!(!outcome.stdout.starts_with("0\n"), "{}", outcome.stdout);
     let refused = ["not permitted", "PermissionError", "Permission denied"];
     assert!(refused.iter().any(|text| outcome.stderr.contains(text)), "{}", outcome.stderr);
+}
+
+/// What python says of a call by its number, with arguments that would be right.
+const CALL: &str = "
+import ctypes, errno, fcntl, os, signal, struct, sys
+def call(*arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    print('done' if libc.syscall(*arguments) >= 0 else errno.errorcode[ctypes.get_errno()])
+def attempt(action):
+    try: action(); print('done')
+    except OSError as error: print(errno.errorcode[error.errno])
+directory = os.open('/proc/1', os.O_DIRECTORY)
+reader, writer = os.pipe()
+";
+
+/// gVisor protects the first process in no way of its own, so these have to be refused before the kernel is asked.
+#[rstest]
+#[case::directory_as_pidfd(
+    "[call(424, directory, s, 0, 0) for s in (15, 19, 9)]",
+    "ENOSYS\nENOSYS\nENOSYS\n"
+)]
+#[case::owner("attempt(lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, 1))", "EPERM\n")]
+#[case::owner_by_group("attempt(lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, -1))", "EPERM\n")]
+#[case::owner_by_pointer("attempt(lambda: fcntl.fcntl(reader, 15, struct.pack('ii', 1, 1)))", "EPERM\n")]
+#[case::which_signal("attempt(lambda: fcntl.fcntl(reader, 10, 9))", "EPERM\n")]
+#[case::owner_by_ioctl(
+    "[attempt(lambda: fcntl.ioctl(reader, n, struct.pack('i', 1))) for n in (0x8901, 0x8902)]",
+    "EPERM\nEPERM\n"
+)]
+#[case::child_of_the_parent("call(56, 0x8000 | 9, 0, 0, 0, 0)", "EPERM\n")]
+#[case::queued("call(129, 1, 15, 0)", "EPERM\n")]
+#[case::attributes(
+    "attempt(lambda: os.setxattr(os.environ['DIR'] + '/writable', 'user.a', b'x'))",
+    "ENOTSUP\n"
+)]
+// Controls: what programs do to themselves.
+#[case::own_signals("attempt(lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid()))", "done\n")]
+#[case::own_descriptor("attempt(lambda: fcntl.fcntl(reader, fcntl.F_SETFL, os.O_NONBLOCK))", "done\n")]
+#[case::own_children("child = os.fork() or os._exit(0); attempt(lambda: os.waitpid(child, 0))", "done\n")]
+#[cfg(target_arch = "x86_64")]
+fn the_first_process_gets_no_signal_by_detours(#[case] attack: &str, #[case] expected: &str) {
+    let outcome = Case::new().run(&["python3", "-c", &format!("{CALL}{attack}\nsys.exit(5)")]);
+    assert_eq!(
+        (outcome.report.cause, outcome.code),
+        (Cause::Exited, 5),
+        "{:?} {}",
+        outcome.report,
+        outcome.stderr
+    );
+    assert_eq!(outcome.stdout, expected, "{}", outcome.stderr);
 }
 
 #[test]

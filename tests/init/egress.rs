@@ -19,7 +19,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use nix::sched::{CloneFlags, unshare};
 
-#[allow(dead_code, reason = "the sidecar's own tests use the rest of it")]
+#[allow(dead_code)] // Not everything of it is needed here.
 #[path = "../../src/sidecar/tests/fake.rs"]
 mod fake;
 
@@ -49,6 +49,7 @@ fn in_namespace(policy: PolicyUpdate, test: impl FnOnce(Options, Fake) + Send + 
             generation: 1,
             policy_digest: "sha256:1".into(),
             spool: path.to_owned(),
+            proof_file: None,
             termination_log: path.join("termination-log"),
             egress: EgressOptions {
                 gateway: Some(gateway.address),
@@ -127,7 +128,7 @@ fn a_sandbox_gets_out_by_name_and_its_counters_come_back() {
         let address = std::os::unix::net::SocketAddr::from_abstract_name(AUDIT_SOCKET).unwrap();
         let mut init = UnixStream::connect_addr(&address).unwrap();
         let event = InitEvent::Ended(TerminationReport::default());
-        let line = serde_json::to_string(&InitRecord { id: 1, time: 5, event }).unwrap();
+        let line = serde_json::to_string(&InitRecord { id: 1, time: 5, event, proof: None }).unwrap();
         init.write_all(format!("{line}\n").as_bytes()).unwrap();
         let mut answer = String::new();
         while !answer.ends_with('\n') {

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use agentsandbox::api::v1alpha1::LandlockMode;
-use agentsandbox::init::config::{AUDIT_SOCKET, CONFIG_VARIABLE, InitConfig, SandboxIdentity};
+use agentsandbox::init::config::{AUDIT_SOCKET, CONFIG_VARIABLE, InitConfig, MountFact, SandboxIdentity};
 use agentsandbox::init::report::TerminationReport;
 use agentsandbox::init::wire::{InitEvent, InitRecord};
 use nix::sched::{CloneFlags, unshare};
@@ -30,6 +30,13 @@ pub enum Peer {
     Absent,
 }
 
+/// What the kubelet mounts of every sandbox.
+const MOUNTS: &str = "
+mount --bind $DIR/writable $DIR/writable
+mount --bind $DIR/own $DIR/own
+mount -o remount,bind,ro $DIR/own
+";
+
 /// A container to run.
 pub struct Case {
     pub config: InitConfig,
@@ -37,6 +44,8 @@ pub struct Case {
     /// User and group of all of it; root needs no limits.
     pub user: u32,
     pub environment: Vec<(&'static str, &'static str)>,
+    /// Shell commands by which the runtime goes on to mount.
+    pub mounting: String,
     pub directory: tempfile::TempDir,
 }
 
@@ -54,30 +63,32 @@ impl Case {
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("asbx-init").tempdir_in("/var/tmp").unwrap();
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        for name in ["writable", "closed"] {
+        for name in ["writable", "closed", "own"] {
             let path = directory.path().join(name);
             std::fs::create_dir(&path).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
         }
         // The build directory may be closed to the user of the test.
-        let copy = directory.path().join("sandbox-init");
+        let copy = directory.path().join("own/sandbox-init");
         std::fs::copy(env!("CARGO_BIN_EXE_sandbox-init"), &copy).unwrap();
         std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(directory.path().join("own/proof"), "the proof").unwrap();
+        let writable = directory.path().join("writable").display().to_string();
         let config = InitConfig {
             sandbox: SandboxIdentity { namespace: "n".into(), name: "s".into(), uid: "u".into() },
             timeout_ms: 20_000,
             grace_ms: 500,
             pids: 64,
             landlock: LandlockMode::BestEffort,
-            writable: vec![directory.path().join("writable").display().to_string()],
-            mounts: Vec::new(),
-            own_directory: directory.path().display().to_string(),
+            writable: vec![writable.clone()],
+            mounts: vec![MountFact { path: writable, read_only: false, source: "emptyDir".into() }],
+            own_directory: directory.path().join("own").display().to_string(),
             policy_digest: "sha256:0".into(),
             generation: 1,
         };
         // A user of its own per test: RLIMIT_NPROC counts by user.
         let user = 200_000 + u32::from_ne_bytes(std::process::id().to_ne_bytes()) % 1000 * 1000 + next();
-        Self { config, peer: Peer::Good, user, environment: Vec::new(), directory }
+        Self { config, peer: Peer::Good, user, environment: Vec::new(), mounting: String::new(), directory }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -91,15 +102,11 @@ impl Case {
 
     /// Runs `command` to its end.
     pub fn run(self, command: &[&str]) -> Outcome {
-        self.run_during(command, None::<fn(Pid)>)
+        self.run_with(command, |_| {})
     }
 
     /// As [`Case::run`]; `during` gets the PID of `sandbox-init` on this machine once the agent runs.
     pub fn run_with(self, command: &[&str], during: impl FnOnce(Pid) + Send + 'static) -> Outcome {
-        self.run_during(command, Some(during))
-    }
-
-    fn run_during(self, command: &[&str], during: Option<impl FnOnce(Pid) + Send + 'static>) -> Outcome {
         let command: Vec<String> = command.iter().map(|text| (*text).to_owned()).collect();
         // The network namespace is the thread's, and of those that it starts.
         std::thread::spawn(move || {
@@ -110,7 +117,7 @@ impl Case {
         .unwrap()
     }
 
-    fn in_namespace(self, command: &[String], during: Option<impl FnOnce(Pid)>) -> Outcome {
+    fn in_namespace(self, command: &[String], during: impl FnOnce(Pid)) -> Outcome {
         let events = listen(self.peer);
         let log = self.path("termination-log");
         std::fs::write(&log, "left over by someone").unwrap();
@@ -123,9 +130,9 @@ impl Case {
             while collected.len() < 2 {
                 collected.push(events.recv_timeout(Duration::from_secs(10)).expect("no record"));
             }
-            // Only a command that waits for it is sure to be there still.
-            if let Some(during) = during {
-                during(first_process(&child));
+            // One that has ended already needs nothing more.
+            if let Some(pid) = first_process(&child) {
+                during(pid);
             }
         }
         let mut stdout = child.stdout.take().unwrap();
@@ -143,9 +150,11 @@ impl Case {
     fn start(&self, command: &[String], log: &Path) -> Child {
         let user = self.user.to_string();
         Command::new("unshare")
-            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "setpriv"])
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-ec"])
+            .arg(format!("{MOUNTS}\n{}\nexec setpriv \"$@\"", self.mounting))
+            .arg("sh")
             .args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"])
-            .arg(self.path("sandbox-init"))
+            .arg(self.path("own/sandbox-init"))
             .args(["run", "--termination-log"])
             .arg(log)
             .arg("--")
@@ -167,11 +176,11 @@ fn next() -> u32 {
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-/// The child of `unshare`, which executes `setpriv` and then `sandbox-init`.
-fn first_process(unshare: &Child) -> Pid {
+/// The child of `unshare`, which executes `sh`, `setpriv` and then `sandbox-init`.
+fn first_process(unshare: &Child) -> Option<Pid> {
     let id = unshare.id();
-    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-    Pid::from_raw(children.split_whitespace().next().unwrap().parse().unwrap())
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+    Some(Pid::from_raw(children.split_whitespace().next()?.parse().ok()?))
 }
 
 /// Starts an audit peer; the receiver ends when the connection does.
@@ -186,6 +195,7 @@ fn listen(peer: Peer) -> Receiver<InitEvent> {
         let most = if let Peer::HangsUpAfter(most) = peer { most } else { usize::MAX };
         for line in BufReader::new(&stream).lines().map_while(Result::ok).take(most) {
             let record: InitRecord = serde_json::from_str(&line).unwrap();
+            assert_eq!(record.proof.as_deref(), (record.id == 1).then_some("the proof"));
             let counted = peer == Peer::Counts && matches!(record.event, InitEvent::Ended(_));
             let more = if counted { r#" {"allowed":3,"denied":1,"bytesOut":5,"bytesIn":7}"# } else { "" };
             (&stream).write_all(format!("{}{more}\n", record.id).as_bytes()).unwrap();
