@@ -19,7 +19,8 @@ demo: ## From nothing to a contained agent, told step by step (root; leaves the 
 test: check ## Everything: checks, then the end-to-end suites on a fresh cluster, which is taken down after
 	e2e/cluster/build
 	e2e/cluster/up down
-	trap 'e2e/cluster/up down' EXIT; e2e/cluster/up && scripts/agent-image && scripts/image && e2e/run
+	trap 'e2e/cluster/up down' EXIT; e2e/cluster/up && scripts/agent-image && scripts/clients-image && scripts/image && e2e/run
+	e2e/unenforced
 
 check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files are current; needs no cluster
 	cargo fmt --check
@@ -32,7 +33,7 @@ check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files
 	diff -u config/base/operator.yaml target/generated/operator.yaml || { echo "run 'make manifests'" >&2; exit 1; }
 	@[ "$$(stat -c %s $(CRD))" -lt 65536 ] || { echo "$(CRD) is larger than 64 KiB" >&2; exit 1; }
 	$(HELM) lint --strict --quiet charts/agentsandbox charts/agentsandbox-crds
-	@for f in e2e/run e2e/demo e2e/cluster/build e2e/cluster/up scripts/* .ci/run; do bash -n "$$f"; done
+	@for f in e2e/run e2e/demo e2e/unenforced e2e/cluster/build e2e/cluster/up scripts/* .ci/run; do bash -n "$$f"; done
 	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: licences and advisories not checked"; fi
 
 e2e: ## Run the end-to-end suites on the cluster that is up (ARGS="e2e some_test" for a part)

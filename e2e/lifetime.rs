@@ -6,7 +6,7 @@ use std::{
 
 use agentsandbox::api::v1alpha1::{AgentSandbox, Phase};
 use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::support::{
@@ -76,12 +76,35 @@ fn deadline_exceeded_by_an_agent_that_ignores_sigterm() {
 }
 
 #[test]
+fn the_record_of_a_stubborn_agent_with_little_cpu_stays() {
+    shared("stubborn-slow", |test| async move {
+        let script = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay(alive=True)\nwhile True:\n    pass";
+        let spec = json!({"timeout": "4s", "resources": {"cpu": "50m", "requests": {"cpu": "20m"}}});
+        test.sandbox("agent", script, spec).await;
+        test.finished_as("agent", "DeadlineExceeded").await;
+        let pod = test.pod_name("agent").await;
+        tokio::time::sleep(secs(5)).await;
+        let kept = test.api::<Pod>().get(&pod).await.unwrap().metadata;
+        assert_eq!(kept.deletion_timestamp, None, "the Pod stays");
+        assert!(!test.pod_log(&pod, "sidecar").await.is_empty(), "and so does its record");
+    });
+}
+
+#[test]
 fn a_lowered_timeout_ends_it_sooner() {
     shared("lowered", |test| async move {
         test.sandbox("agent", ENDLESS, json!({"timeout": "10m"})).await;
         let before = test.running("agent").await.deadline.expect("a deadline");
         test.change("agent", json!({"timeout": "8s"})).await.unwrap();
         test.finished_as("agent", "DeadlineExceeded").await;
+        let pod = test.pod_name("agent").await;
+        crate::support::wait_for("the kubelet to fail the Pod in place", secs(60), || async {
+            let phase = test.api::<Pod>().get(&pod).await.unwrap().status?.phase?;
+            (phase == "Failed").then_some(())
+        })
+        .await;
+        let said = agent::lines(&test.log("agent").await);
+        assert!(said.iter().any(|line| line["alive"] == true), "its log stays: {said:?}");
         let after = test.status("agent").await.deadline.expect("a deadline");
         assert!(after.0 < before.0, "{after:?} is before {before:?}");
         let raised = test.change("agent", json!({"timeout": "20m"})).await.unwrap_err();
@@ -135,6 +158,41 @@ fn pod_deleted_ends_the_sandbox_and_it_is_not_made_again() {
         test.gone::<Pod>(&pod, secs(60)).await;
         tokio::time::sleep(secs(3)).await;
         assert!(test.pods_of("agent").await.is_empty(), "a task is not run twice");
+    });
+}
+
+#[test]
+fn a_finalizer_does_not_keep_the_agent_of_a_deleted_sandbox_running() {
+    shared("finalizer", |test| async move {
+        let mut object = manifest("agent", ENDLESS, json!({"timeout": "10m"}));
+        object["metadata"]["finalizers"] = json!(["example.test/wait"]);
+        test.create(&object).await.unwrap();
+        test.running("agent").await;
+        let pod = test.pod_name("agent").await;
+        test.delete("agent").await;
+        test.finished_as("agent", "PodDeleted").await;
+        test.gone::<Pod>(&pod, secs(60)).await;
+        assert!(test.pods_of("agent").await.is_empty(), "no other Pod is made");
+        let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        test.api::<AgentSandbox>().patch("agent", &PatchParams::default(), &release).await.unwrap();
+        test.gone::<AgentSandbox>("agent", secs(30)).await;
+        test.gone::<NetworkPolicy>(&pod, secs(60)).await;
+    });
+}
+
+#[test]
+fn an_orphaning_deletion_ends_the_agent() {
+    shared("orphaned", |test| async move {
+        test.sandbox("agent", ENDLESS, json!({"timeout": "10m"})).await;
+        test.running("agent").await;
+        let pod = test.pod_name("agent").await;
+        let orphan = DeleteParams {
+            propagation_policy: Some(kube::api::PropagationPolicy::Orphan),
+            ..DeleteParams::default()
+        };
+        test.api::<AgentSandbox>().delete("agent", &orphan).await.unwrap();
+        test.gone::<AgentSandbox>("agent", secs(60)).await;
+        test.gone::<Pod>(&pod, secs(60)).await;
     });
 }
 

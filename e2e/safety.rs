@@ -72,6 +72,42 @@ fn a_foreign_pod_of_our_name_is_not_touched() {
 }
 
 #[test]
+fn a_foreign_pod_with_our_owner_and_labels_is_not_adopted() {
+    exclusive("foreign-owned", |test| async move {
+        test.scale_operator(0).await;
+        let made = test.create(&manifest("agent", ENDLESS, json!({}))).await.unwrap();
+        let uid = made["metadata"]["uid"].as_str().unwrap();
+        let name = name_of(&test.namespace, "agent", uid);
+        let hash = name.strip_prefix("agent-").unwrap();
+        test.create(&json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "labels": {"app.kubernetes.io/managed-by": "agentsandbox", "agentsandbox.dev/sandbox": hash},
+                "annotations": {"agentsandbox.dev/name": format!("{}/agent", test.namespace)},
+                "ownerReferences": [{"apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox", "name": "agent",
+                    "uid": uid, "controller": true}],
+            },
+            "spec": {
+                "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "agent", "image": crate::support::environment().agent_image(), "command": ["/bin/sleep", "600"],
+                    "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+                }],
+            },
+        }))
+        .await
+        .unwrap();
+        test.scale_operator(2).await;
+        let condition = test.wait_condition("agent", "Accepted", "False", secs(40)).await;
+        assert_eq!(condition.reason, "NameConflict", "{condition:?}");
+        let status = test.status("agent").await;
+        assert_eq!((status.pod_name, status.pod_uid, status.started_at), (None, None, None));
+    });
+}
+
+#[test]
 fn a_foreign_policy_of_our_name_is_not_touched() {
     exclusive("foreign-policy", |test| async move {
         let name = with_taken_name(&test, |name| {

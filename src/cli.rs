@@ -3,7 +3,7 @@ use std::{path::Path, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{controller, crds, explain, install_check, render, sidecar};
+use crate::{controller, crds, explain, gateway, install_check, render, sidecar};
 
 /// Runs AI agents, each contained in a Pod of its own.
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ pub struct Cli {
 pub enum Command {
     /// Turn every AgentSandbox of the cluster into a contained Pod.
     Controller(Box<controller::Options>),
+    /// Be the only way out of every sandbox: decide, resolve, dial and record.
+    Gateway(Box<gateway::Options>),
     /// Take the audit records of one sandbox and carry its egress, inside its Pod.
     Sidecar(Box<sidecar::Options>),
     /// Say by the exit code whether the sidecar is ready.
@@ -39,6 +41,10 @@ pub fn main() -> ExitCode {
     match parse().command {
         Command::Controller(options) => match tokio::runtime::Runtime::new() {
             Ok(runtime) => outcome(runtime.block_on(controller::run(*options))),
+            Err(error) => failed(&error),
+        },
+        Command::Gateway(options) => match tokio::runtime::Runtime::new() {
+            Ok(runtime) => outcome(runtime.block_on(gateway::run(*options))),
             Err(error) => failed(&error),
         },
         Command::Sidecar(options) => match sidecar::run(*options) {

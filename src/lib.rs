@@ -10,6 +10,7 @@ pub mod controller;
 pub mod crds;
 pub mod egress;
 pub mod explain;
+pub mod gateway;
 pub mod init;
 pub mod install_check;
 pub mod plan;

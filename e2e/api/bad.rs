@@ -229,6 +229,12 @@ fn files() -> Vec<Case> {
         ("a mount over /dev", at("/dev/shm"), path, "/proc, /sys, /dev"),
         ("a mount over the operator's own", at("/.agentsandbox/x"), path, "/.agentsandbox"),
         (
+            "a mount deeper than the operator's own",
+            at("/a/a/a/a/a/a/a/a/a/a/a/a/a"),
+            path,
+            "at most 12 parts",
+        ),
+        (
             "a mount of nothing",
             mount(json!({"path": "/a"})),
             "spec.filesystem.mounts[0]",

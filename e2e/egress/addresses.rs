@@ -1,6 +1,4 @@
 //! Where a name may lead to: never to an address that is not the Internet's, whatever the name server says.
-use serde_json::json;
-
 use super::{all_done, host, none_done, tried};
 use crate::support::{internet::ALLOWED, shared};
 
@@ -74,7 +72,5 @@ fn a_name_without_answer_is_closed_and_says_so() {
         none_done(&said, &["nowhere", "silent", "proxy"]);
         let why = tried(&said, "proxy").1.as_str().unwrap();
         assert!(why.contains("nowhere.asbx.test"), "{why}");
-        let status = test.status("agent").await;
-        assert!(status.egress.as_ref().is_some_and(|e| e.denied >= 1), "{:?}", json!(status.egress));
     });
 }

@@ -50,7 +50,7 @@ def ask(token, target="one.asbx.test:7000"):
     context.set_alpn_protocols(["agentsandbox-egress/1"])
     stream = socket.create_connection(("{address}", 8443), 5)
     with context.wrap_socket(stream, server_hostname="agentsandbox-gateway.{namespace}.svc") as s:
-        s.sendall(f"CONNECT {{target}} HTTP/1.1\r\nHost: {{target}}\r\nAuthorization: Bearer {{token}}\r\n\r\n".encode())
+        s.sendall(f"CONNECT {{target}} HTTP/1.1\r\nHost: {{target}}\r\nAuthorization: Bearer {{token}}\r\nX-AgentSandbox-Via: transparent\r\nX-AgentSandbox-Bytes: 0\r\n\r\n".encode())
         answer = s.recv(200).decode()
         if not answer.startswith("HTTP/1.1 200"):
             raise OSError(answer)

@@ -70,11 +70,12 @@ impl Test {
     }
 }
 
-/// Whether the trial `name` could be done; what it gave, or why not.
+/// Whether the trial `name` could be done; what it gave, or why not. A refusal in HTTP is one too.
 pub fn tried<'a>(lines: &'a [Value], name: &str) -> (bool, &'a Value) {
     let line = agent::probe(lines, name);
-    let done = line["ok"].as_bool().unwrap();
-    (done, if done { &line["value"] } else { &line["error"] })
+    let ok = line["ok"].as_bool().unwrap();
+    let said = if ok { &line["value"] } else { &line["error"] };
+    (ok && !said.as_str().is_some_and(|text| text.starts_with("HTTP/1.1 4")), said)
 }
 
 /// Asserts that the trials could be done.

@@ -113,9 +113,14 @@ def by_socks(name, port, then=None):
 def echo(stream, text=b"marco"):
     stream.settimeout(LIMIT)
     stream.sendall(text)
-    answer = stream.recv(100)
+    answer = b""
+    while len(answer) < len(text):
+        part = stream.recv(4096)
+        if not part:
+            break
+        answer += part
     if answer != text:
-        raise ValueError(f"{answer!r} came back")
+        raise ValueError(f"{answer[:40]!r} came back")
     return "echo"
 
 

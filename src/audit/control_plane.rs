@@ -98,6 +98,7 @@ impl ControlPlaneLog {
             uid: format!("{CONTROLLER}-{}-{sequence}", self.instance),
             sequence,
             correlation_uid: sandbox.uid.clone(),
+            profiles: &[],
             product: Product::part(CONTROLLER),
         };
         to_record(sandbox, generation, event, metadata).write_to(&mut *state.sink)?;
@@ -117,7 +118,7 @@ fn to_record(
     let call = |activity, operation: &'static str, message: &str, resources| Record {
         actor: Some(Actor { app_name: CONTROLLER, user: None }),
         api: Some(Api { operation, request: ApiRequest { uid: generation.to_string() } }),
-        src_endpoint: Some(Endpoint { name: CONTROLLER }),
+        src_endpoint: Some(Endpoint::named(CONTROLLER)),
         resources,
         ..Record::new(6003, activity, time, metadata.clone(), message)
     };

@@ -3,15 +3,17 @@
 //! One record is one line of canonical JSON (RFC 8785), so that equal records are equal bytes and can be hashed
 //! as they stand. `metadata.correlation_uid` is the UID of the sandbox in every record, whoever wrote it.
 mod control_plane;
+mod network;
 mod ocsf;
 mod sandbox;
 mod steering;
 mod time;
 
 pub use control_plane::{ControlPlaneEvent, ControlPlaneLog};
+pub use network::{NetworkEvent, NetworkLog, NetworkOutcome, PodIdentity};
 pub use ocsf::{
-    Actor, Api, ApiRequest, App, Container, Device, Endpoint, Metadata, Process, Product, Record, Resource,
-    User, VERSION,
+    Actor, Api, ApiRequest, App, ConnectionInfo, Container, Device, Endpoint, Metadata, Policy, Process,
+    Product, Record, Resource, Rule, Traffic, User, VERSION,
 };
 pub use sandbox::{IntakeEvent, SandboxRecords};
 pub use steering::EgressEvent;

@@ -60,9 +60,39 @@ pub struct Record {
     /// The call (6003).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,
-    /// Who called (6003).
+    /// Who called (4001, 6003).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub src_endpoint: Option<Endpoint>,
+    /// Who was called (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst_endpoint: Option<Endpoint>,
+    /// Kind of the connection (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_info: Option<ConnectionInfo>,
+    /// Bytes of the connection (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+    /// When it began, in milliseconds since the epoch (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<i64>,
+    /// When it ended, in milliseconds since the epoch (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<i64>,
+    /// Milliseconds that it took (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<i64>,
+    /// What the policy decided: 1 Allowed, 2 Denied (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action_id: Option<u32>,
+    /// What was done: 1 Allowed, 2 Blocked (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disposition_id: Option<u32>,
+    /// The rule that decided (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firewall_rule: Option<Rule>,
+    /// The policy that decided (4001).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
     /// What was called for (6003).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<Resource>,
@@ -80,8 +110,12 @@ pub struct Metadata {
     pub uid: String,
     /// Place among the records of one writer, from 1 without gaps.
     pub sequence: u64,
-    /// UID of the sandbox.
+    /// UID of the sandbox; empty and not written where nobody could say which it is.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub correlation_uid: String,
+    /// Profiles of the schema that the record has the fields of.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub profiles: &'static [&'static str],
     /// Who wrote it.
     pub product: Product,
 }
@@ -193,11 +227,69 @@ pub struct ApiRequest {
     pub uid: String,
 }
 
-/// A caller.
-#[derive(Serialize, Clone, Debug)]
+/// A caller, or what is called.
+#[derive(Serialize, Clone, Debug, Default)]
 pub struct Endpoint {
     /// Its name.
-    pub name: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// UID of the Pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Host name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// Port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+impl Endpoint {
+    /// One that has only a name.
+    pub fn named(name: &str) -> Self {
+        Self { name: Some(name.to_owned()), ..Self::default() }
+    }
+}
+
+/// Kind of a connection.
+#[derive(Serialize, Clone, Debug)]
+pub struct ConnectionInfo {
+    /// 2: outbound.
+    pub direction_id: u32,
+    /// Name of the transport protocol.
+    pub protocol_name: &'static str,
+    /// Number of the transport protocol.
+    pub protocol_num: u32,
+}
+
+/// Bytes of a connection.
+#[derive(Serialize, Clone, Copy, Debug)]
+pub struct Traffic {
+    /// Both ways.
+    pub bytes: i64,
+    /// To the caller.
+    pub bytes_in: i64,
+    /// From the caller.
+    pub bytes_out: i64,
+}
+
+/// A rule of a policy.
+#[derive(Serialize, Clone, Debug)]
+pub struct Rule {
+    /// Where it stands, such as `spec.network.egress[0]`.
+    pub uid: String,
+}
+
+/// A policy.
+#[derive(Serialize, Clone, Debug)]
+pub struct Policy {
+    /// Its digest.
+    pub uid: String,
+    /// Generation of the spec that it is of.
+    pub version: String,
 }
 
 /// An object.
@@ -244,6 +336,16 @@ impl Record {
             exit_code: None,
             api: None,
             src_endpoint: None,
+            dst_endpoint: None,
+            connection_info: None,
+            traffic: None,
+            start_time: None,
+            end_time: None,
+            duration: None,
+            action_id: None,
+            disposition_id: None,
+            firewall_rule: None,
+            policy: None,
             resources: Vec::new(),
             unmapped: serde_json::Value::Null,
         }

@@ -136,6 +136,7 @@ impl SandboxRecords {
             uid: format!("{}-{sequence}", self.sandbox.uid),
             sequence,
             correlation_uid: self.sandbox.uid.clone(),
+            profiles: &[],
             product: Product::part(SIDECAR),
         }
     }

@@ -10,7 +10,7 @@ use super::context::{Context, Identity};
 use super::error::{Doing, Error};
 use super::field_managers;
 use super::gather::get_pod;
-use super::ownership::{Owner, drifted, owner};
+use super::ownership::{Known, Owner, drifted, has_finalizer, owner, owner_of_pod};
 use super::pod::SlimPod;
 
 /// What became of a policy.
@@ -24,7 +24,7 @@ pub enum PolicyResult {
     Repaired,
     /// Somebody else's policy has its name.
     Taken,
-    /// It is being deleted.
+    /// It is being deleted; what it says is as it should be.
     Lost,
 }
 
@@ -75,11 +75,11 @@ async fn put_right(
     have: &NetworkPolicy,
     want: &NetworkPolicy,
 ) -> Result<PolicyResult, Error> {
-    if have.metadata.deletion_timestamp.is_some() {
-        return Ok(PolicyResult::Lost);
-    }
-    if !drifted(have, want) {
-        return Ok(PolicyResult::Unchanged);
+    // Our finalizer keeps one that is being deleted for as long as its Pod exists: it holds until then.
+    let lost = have.metadata.deletion_timestamp.is_some();
+    // Without that finalizer it is gone in a moment, and none can be added any more.
+    if !drifted(have, want) || (lost && !has_finalizer(&have.metadata)) {
+        return Ok(if lost { PolicyResult::Lost } else { PolicyResult::Unchanged });
     }
     let mut body = want.clone();
     // Of another object with this name the API server then refuses the change.
@@ -94,11 +94,16 @@ async fn put_right(
     let params = PatchParams::apply(field_managers::OBJECTS).force();
     api.patch(name, &params, &Patch::Apply(&body)).await.doing("repair the NetworkPolicy")?;
     context.metrics.applied("NetworkPolicy", "repair");
-    Ok(PolicyResult::Repaired)
+    Ok(if lost { PolicyResult::Lost } else { PolicyResult::Repaired })
 }
 
 /// Makes the Pod `want`.
-pub async fn pod(context: &Context, identity: &Identity, want: &Pod) -> Result<PodResult, Error> {
+pub async fn pod(
+    context: &Context,
+    identity: &Identity,
+    key: &[u8; 32],
+    want: &Pod,
+) -> Result<PodResult, Error> {
     context.may_write()?;
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &identity.sandbox.namespace);
     match api.create(&post(), want).await {
@@ -109,7 +114,7 @@ pub async fn pod(context: &Context, identity: &Identity, want: &Pod) -> Result<P
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
             let found = get_pod(context, identity).await?;
             Ok(match found {
-                Some(pod) if owner(&pod.metadata, identity) != Owner::Foreign => {
+                Some(pod) if owner_of_pod(&pod, identity, Known::Not(key)) != Owner::Foreign => {
                     PodResult::Made(Box::new(pod))
                 }
                 Some(_) => PodResult::Taken,
@@ -185,6 +190,29 @@ pub async fn delete_pod(context: &Context, pod: &SlimPod) -> Result<(), Error> {
         }
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
         Err(error) => Err(error).doing("delete the Pod"),
+    }
+}
+
+/// `activeDeadlineSeconds` that has always passed.
+pub const PASSED_SECONDS: i64 = 1;
+
+/// Has the kubelet fail the Pod `pod`, and no other of its name: its agent gets SIGTERM and its grace as with a
+/// deletion, and the Pod stays with its logs. The API server lets this one field of a Pod be lowered.
+pub async fn fail_pod(context: &Context, pod: &SlimPod) -> Result<(), Error> {
+    context.may_write()?;
+    let meta = &pod.metadata;
+    let api: Api<SlimPod> =
+        Api::namespaced(context.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+    let body = json!({"metadata": {"uid": meta.uid}, "spec": {"activeDeadlineSeconds": PASSED_SECONDS}});
+    let params =
+        PatchParams { field_manager: Some(field_managers::OBJECTS.to_owned()), ..PatchParams::default() };
+    match api.patch(meta.name.as_deref().unwrap_or_default(), &params, &Patch::Merge(&body)).await {
+        Ok(_) => {
+            context.metrics.applied("Pod", "fail");
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(error) => Err(error).doing("lower the deadline of the Pod"),
     }
 }
 

@@ -7,7 +7,7 @@ use super::gate::{self, NOT_CONTAINED};
 use super::lifecycle::bounded;
 use super::pod::SlimPod;
 use crate::api::v1alpha1::{Outcome, Usage};
-use crate::init::report::{Cause, TerminationReport};
+use crate::init::report::{Cause, REPORT_VERSION, TerminationReport};
 
 /// Bytes that a termination message may have; the kubelet cuts there.
 const MESSAGE_LIMIT: usize = 4096;
@@ -41,7 +41,11 @@ pub fn classify_end(pod: &SlimPod) -> Option<Ending> {
     if terminated.is_none() && !pod.is_terminal() {
         return None;
     }
-    let report = terminated.and_then(report_of);
+    let told = terminated.and_then(report_of);
+    // Under another runtime the container's first process may not be out of the agent's reach: what it says of itself
+    // may be the agent's word.
+    let trusted = pod.spec.runtime_class_name.is_none();
+    let report = if trusted { told } else { told.map(confirmed) };
     let started = terminated.and_then(|t| t.started_at.as_ref()).map(|t| t.0);
     let finished = terminated.and_then(|t| t.finished_at.as_ref()).map(|t| t.0);
     let (reason, message) = by_pod(pod, started.is_some())
@@ -53,9 +57,9 @@ pub fn classify_end(pod: &SlimPod) -> Option<Ending> {
         exit_code: report.as_ref().and_then(|r| r.exit_code).or(code.filter(|_| report.is_none())),
         signal: report.as_ref().and_then(|r| r.signal).or(terminated.and_then(|t| t.signal)),
         message: Some(bounded(&message)).filter(|m| !m.is_empty()),
-        usage: report.as_ref().map(usage),
+        usage: report.as_ref().filter(|_| trusted).map(usage),
     };
-    Some(Ending { outcome, started, finished, report })
+    Some(Ending { outcome, started, finished, report: report.filter(|_| trusted) })
 }
 
 /// What the kubelet says about the whole Pod comes first: it is the cause of what happened to the container.
@@ -137,18 +141,27 @@ fn not_contained(pod: &SlimPod) -> Option<(&'static str, String)> {
     Some((NOT_CONTAINED, gate::failure(pod)?.message))
 }
 
-/// The report, if it is one and agrees with the exit code that the kubelet saw.
+/// The report, if it is one and agrees with the exit code that the kubelet saw. What the kernel ended for want of memory
+/// reported nothing: then the message is somebody else's.
 fn report_of(terminated: &ContainerStateTerminated) -> Option<TerminationReport> {
+    if terminated.reason.as_deref() == Some("OOMKilled") {
+        return None;
+    }
     let text = terminated.message.as_deref().filter(|text| text.len() <= MESSAGE_LIMIT)?;
     let report: TerminationReport = serde_json::from_str(text).ok()?;
-    let code = terminated.exit_code;
-    let agrees = match report.cause {
-        Cause::Exited => report.exit_code == Some(code),
-        Cause::Signaled => report.signal.and_then(|s| s.checked_add(128)) == Some(code),
-        Cause::DeadlineExceeded | Cause::Terminated => true,
-        Cause::InvalidCommand | Cause::NotContained | Cause::OutOfMemory | Cause::AuditLost => code != 0,
-    };
-    (report.version == 1 && agrees).then_some(report)
+    let agrees = report.container_exit_code() == terminated.exit_code;
+    (report.version == REPORT_VERSION && agrees).then_some(report)
+}
+
+/// Of a report only what its container's exit code says as well.
+fn confirmed(report: TerminationReport) -> TerminationReport {
+    let TerminationReport { cause, exit_code, signal, .. } = report;
+    TerminationReport {
+        cause,
+        exit_code: exit_code.filter(|_| cause == Cause::Exited),
+        signal: signal.filter(|_| cause == Cause::Signaled && exit_code.is_none()),
+        ..TerminationReport::default()
+    }
 }
 
 fn usage(report: &TerminationReport) -> Usage {

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::certificates::{Certificates, InForce};
 use super::error::{Doing, Error};
-use crate::plan::{GatewayReach, METADATA, Settings};
+use crate::plan::{GatewayReach, GatewaySettings, METADATA, Settings};
 use crate::telemetry::Metrics;
 
 /// Time between two looks.
@@ -47,8 +47,8 @@ pub struct Finder {
     pub metrics: Arc<Metrics>,
 }
 
-/// What was found, or what is missing.
-type Found = Result<GatewayReach, String>;
+/// What was found, with the key that comes from the certificates, or what is missing.
+type Found = Result<(GatewayReach, [u8; 32]), String>;
 
 impl Finder {
     /// Looks for the gateway for ever and keeps `settings` up to date. Tells `looked` after the first time, whatever
@@ -58,13 +58,13 @@ impl Finder {
         loop {
             let found = tokio::time::timeout(LIMIT, self.look()).await.unwrap_or(Err(Error::TimedOut(LIMIT)));
             let known = match found {
-                Ok(Ok(reach)) => {
-                    publish(&settings, Some(reach));
+                Ok(Ok((reach, key))) => {
+                    publish(&settings, Some(reach), Some(key));
                     true
                 }
                 Ok(Err(missing)) => {
                     tracing::warn!(missing, "no sandbox can start: the egress gateway is not there");
-                    publish(&settings, None);
+                    publish(&settings, None, None);
                     false
                 }
                 // What was found before may still be there: only a clear answer takes it away.
@@ -82,7 +82,7 @@ impl Finder {
 
     async fn look(&self) -> Result<Found, Error> {
         // First: the gateway's Pods wait for their certificate.
-        let InForce { bundle, authority_until, leaf_until } =
+        let InForce { bundle, directory_key, authority_until, leaf_until } =
             self.certificates.ensure(Timestamp::now()).await?;
         self.metrics.certificate_ends("authority", authority_until);
         self.metrics.certificate_ends("gateway", leaf_until);
@@ -97,14 +97,15 @@ impl Finder {
         };
         // A process without a list of DNS servers is in a cluster without DNS.
         let listed = tokio::fs::read_to_string(&self.resolv_conf).await.unwrap_or_default();
-        Ok(Ok(GatewayReach {
+        let reach = GatewayReach {
             address,
             server_name: self.server_name.clone(),
             authorities: bundle,
             api_server,
             dns: self.dns.or_else(|| nameserver(&listed)),
             metadata: METADATA,
-        }))
+        };
+        Ok(Ok((reach, directory_key)))
     }
 
     async fn cluster_ip(&self, namespace: &str, name: &str) -> Result<Option<SocketAddr>, Error> {
@@ -118,13 +119,14 @@ impl Finder {
     }
 }
 
-fn publish(settings: &watch::Sender<Arc<Settings>>, reach: Option<GatewayReach>) {
+fn publish(settings: &watch::Sender<Arc<Settings>>, reach: Option<GatewayReach>, key: Option<[u8; 32]>) {
     settings.send_if_modified(|settings| {
-        let Some(gateway) = settings.gateway.as_ref().filter(|gateway| gateway.reach != reach) else {
-            return false;
-        };
-        let gateway = crate::plan::GatewaySettings { reach, ..gateway.clone() };
-        *settings = Arc::new(Settings { gateway: Some(gateway), ..settings.as_ref().clone() });
+        let directory_key = key.unwrap_or(settings.directory_key);
+        let changed =
+            |gateway: &&GatewaySettings| gateway.reach != reach || directory_key != settings.directory_key;
+        let Some(gateway) = settings.gateway.as_ref().filter(changed) else { return false };
+        let gateway = Some(GatewaySettings { reach, ..gateway.clone() });
+        *settings = Arc::new(Settings { gateway, directory_key, ..settings.as_ref().clone() });
         true
     });
 }
@@ -165,7 +167,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plan::GatewaySettings;
 
     #[test]
     fn a_service_is_reached_at_its_cluster_ip_and_first_tcp_port() {
@@ -220,12 +221,13 @@ mod tests {
         futures::pin_mut!(arrivals);
         let mut told = Vec::new();
         for step in [None, Some("a"), Some("a"), Some("b"), None, Some("b")] {
-            publish(&sender, step.map(reach));
+            publish(&sender, step.map(reach), step.map(|_| [7; 32]));
             let next = tokio::time::timeout(Duration::from_millis(20), arrivals.next()).await;
             told.push(next.is_ok());
         }
         assert_eq!(told, [false, true, false, false, false, true]);
         let settings = receiver.borrow().clone();
         assert_eq!(settings.gateway.as_ref().unwrap().reach, Some(reach("b")));
+        assert_eq!(settings.directory_key, [7; 32]);
     }
 }

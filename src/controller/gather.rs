@@ -12,7 +12,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::context::{Context, Identity};
 use super::error::{Doing, Error};
-use super::ownership::{Owner, owner};
+use super::ownership::{Known, Owner, owner, owner_of_pod};
 use super::pod::SlimPod;
 use crate::api::v1alpha1::{AgentSandbox, AgentSandboxStatus};
 use crate::plan::{Foreign, Observed, ObservedService, names_of_services};
@@ -68,7 +68,9 @@ async fn pod(
     if pod.is_none() && status.pod_name.is_some() {
         pod = get_pod(context, identity).await?.map(Arc::new);
     }
-    match pod.as_ref().map(|pod| owner(&pod.metadata, identity)) {
+    let settings = context.settings();
+    let known = Known::from_status(status, &settings.directory_key);
+    match pod.as_ref().map(|pod| owner_of_pod(pod, identity, known)) {
         Some(Owner::Foreign) => drop(seen.observed.foreign.insert(Foreign::PodTaken)),
         Some(owner) => {
             seen.pod_stripped = owner == Owner::Stripped;

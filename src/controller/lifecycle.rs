@@ -7,6 +7,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::ending::{Ending, classify_end};
 use super::gate::{self, NOT_CONTAINED};
 use super::pod::SlimPod;
+use crate::init::config::KILL_PATIENCE;
 
 /// Time that an unreachable node has before its sandboxes count as lost.
 pub const NODE_PATIENCE: Duration = Duration::from_secs(40);
@@ -140,8 +141,9 @@ fn running(facts: &Facts<'_>, pod: &SlimPod, started: Timestamp) -> Step {
     let deadline = after(started, facts.timeout);
     let lowered =
         facts.planned_deadline_seconds.zip(pod.spec.active_deadline_seconds).is_some_and(|(p, a)| p < a);
-    // Where the timeout is the one that `sandbox-init` knows, its own report is worth waiting for.
-    let patience = if lowered { SLACK } else { SLACK + SLACK + facts.grace };
+    // Where the timeout is the one that `sandbox-init` knows, its own report is worth waiting for: it comes after the
+    // grace and after what the agent's processes take to die, which is long where they get little CPU.
+    let patience = if lowered { SLACK } else { facts.grace + KILL_PATIENCE + SLACK + SLACK };
     let end = after(deadline, patience);
     if facts.now >= end {
         return finished(Ending::by_us("DeadlineExceeded", "the timeout passed", Some(started)));

@@ -88,11 +88,11 @@ fn every_ending_has_its_reason() {
         (ended(0, "Completed", &report("Exited", Some(0), None)), "Completed"),
         (ended(3, "Error", &report("Exited", Some(3), None)), "AgentFailed"),
         (ended(139, "Error", &report("Signaled", None, Some(11))), "AgentFailed"),
-        (ended(143, "Error", &report("DeadlineExceeded", None, Some(15))), "DeadlineExceeded"),
-        (ended(126, "Error", &report("NotContained", None, None)), "NotContained"),
+        (ended(124, "Error", &report("DeadlineExceeded", None, Some(15))), "DeadlineExceeded"),
+        (ended(125, "Error", &report("NotContained", None, None)), "NotContained"),
         (ended(127, "Error", &report("InvalidCommand", None, None)), "InvalidCommand"),
         (ended(137, "Error", &report("OutOfMemory", None, Some(9))), "OutOfMemory"),
-        (ended(1, "Error", &report("AuditLost", None, None)), "AuditLost"),
+        (ended(125, "Error", &report("AuditLost", None, None)), "AuditLost"),
         (ended(143, "Error", &report("Terminated", None, Some(15))), "PodDeleted"),
         (ended(137, "OOMKilled", ""), "OutOfMemory"),
         (ended(128, "StartError", "no such file"), "InvalidCommand"),
@@ -100,6 +100,12 @@ fn every_ending_has_its_reason() {
         // A message that contradicts the kubelet is the agent's own and is not believed.
         (ended(3, "Error", &report("Exited", Some(0), None)), "AgentFailed"),
         (ended(0, "Completed", &report("NotContained", None, None)), "Completed"),
+        (ended(0, "Completed", &report("DeadlineExceeded", None, Some(15))), "Completed"),
+        (ended(137, "Error", &report("Terminated", None, Some(9))), "AgentFailed"),
+        (ended(1, "Error", &report("AuditLost", None, None)), "AgentFailed"),
+        (ended(3, "Error", &report("InvalidCommand", None, None)), "AgentFailed"),
+        (ended(137, "Error", &report("Signaled", None, Some(i32::MAX))), "AgentFailed"),
+        (ended(137, "OOMKilled", &report("Signaled", None, Some(9))), "OutOfMemory"),
         (ended(3, "Error", &"{".repeat(5000)), "AgentFailed"),
         (with(ended(137, "Error", ""), "reason", json!("Evicted")), "Evicted"),
         (
@@ -132,17 +138,52 @@ fn a_believed_report_fills_outcome_and_usage() {
 }
 
 #[test]
+fn under_a_runtime_class_only_what_the_kubelet_confirms_is_taken() {
+    let of = |status: Value| {
+        let mut pod = pod(status);
+        pod.spec.runtime_class_name = Some("gvisor".into());
+        let Step::Finished(ending) = step(&facts(Some(&pod), 30)) else { panic!() };
+        (ending.outcome, ending.report)
+    };
+    let said = |cause: &str, code, signal| {
+        let mut report: Value = serde_json::from_str(&report(cause, code, signal)).unwrap();
+        report["message"] = json!("the agent's own words");
+        report.to_string()
+    };
+    let reason = |outcome: &crate::api::v1alpha1::Outcome| outcome.reason.clone();
+    let (outcome, report) = of(ended(124, "Error", &said("DeadlineExceeded", Some(0), None)));
+    assert_eq!(
+        (reason(&outcome).as_str(), outcome.exit_code, outcome.usage),
+        ("DeadlineExceeded", None, None)
+    );
+    assert_eq!((outcome.message, report), (None, None));
+    let (outcome, _) = of(ended(139, "Error", &said("Signaled", None, Some(11))));
+    assert_eq!((reason(&outcome).as_str(), outcome.signal), ("AgentFailed", Some(11)));
+    let (outcome, report) = of(ended(3, "Error", &said("Exited", Some(3), None)));
+    assert_eq!((reason(&outcome).as_str(), outcome.exit_code, report), ("AgentFailed", Some(3), None));
+    let (outcome, _) = of(ended(137, "Error", &said("Terminated", None, None)));
+    assert_eq!((reason(&outcome).as_str(), outcome.exit_code), ("AgentFailed", Some(137)));
+}
+
+#[test]
+fn a_report_of_a_container_that_the_kernel_ended_is_dropped() {
+    let pod = pod(ended(137, "OOMKilled", &report("OutOfMemory", None, Some(9))));
+    let Step::Finished(ending) = step(&facts(Some(&pod), 30)) else { panic!() };
+    assert_eq!((ending.outcome.exit_code, ending.outcome.usage, ending.report), (Some(137), None, None));
+}
+
+#[test]
 fn time_ends_what_does_not_end_itself() {
     let waiting = pod(json!({"phase": "Pending"}));
     assert_eq!(reason_of(step(&facts(Some(&waiting), 59))), "starting PodStarting");
     assert_eq!(reason_of(step(&facts(Some(&waiting), 60))), "StartupTimeout");
     assert_eq!(reason_of(step(&facts(None, 59))), "not created");
     assert_eq!(reason_of(step(&facts(None, 60))), "StartupTimeout");
-    // Started at 10, 600 s, 10 s grace, 2 s slack.
+    // Started at 10, 600 s, 10 s grace, 10 s for SIGKILL, 2 s slack.
     let live = pod(running());
-    let Step::Running { deadline, check, .. } = step(&facts(Some(&live), 621)) else { panic!() };
-    assert_eq!((deadline, check), (at(610), at(622)));
-    assert_eq!(reason_of(step(&facts(Some(&live), 622))), "DeadlineExceeded");
+    let Step::Running { deadline, check, .. } = step(&facts(Some(&live), 631)) else { panic!() };
+    assert_eq!((deadline, check), (at(610), at(632)));
+    assert_eq!(reason_of(step(&facts(Some(&live), 632))), "DeadlineExceeded");
     let lowered = Facts {
         planned_deadline_seconds: Some(600),
         timeout: Duration::from_secs(500),

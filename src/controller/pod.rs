@@ -2,10 +2,12 @@
 use std::borrow::Cow;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec};
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::Deserialize;
+
+use crate::plan::seal::form;
 
 /// Name of the agent's container.
 pub const AGENT: &str = "agent";
@@ -26,14 +28,18 @@ pub struct SlimPod {
 
 /// Part of a Pod's spec.
 #[derive(Deserialize, Clone, Debug, Default)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "PodSpec")]
 pub struct SlimSpec {
     /// Node that it is bound to.
-    #[serde(default)]
     pub node_name: Option<String>,
     /// The kubelet's backstop, in seconds: tells which timeout the Pod was planned with.
-    #[serde(default)]
     pub active_deadline_seconds: Option<i64>,
+    /// Seconds from SIGTERM to SIGKILL, where the kubelet ends it.
+    pub termination_grace_period_seconds: Option<i64>,
+    /// Its runtime class.
+    pub runtime_class_name: Option<String>,
+    /// Digest of what decides what runs in it: see [`form`].
+    pub form: String,
 }
 
 /// Part of a Pod's status.
@@ -83,15 +89,24 @@ impl Resource for SlimPod {
     }
 }
 
+impl From<PodSpec> for SlimSpec {
+    fn from(spec: PodSpec) -> Self {
+        Self {
+            form: form(&spec),
+            node_name: spec.node_name,
+            active_deadline_seconds: spec.active_deadline_seconds,
+            termination_grace_period_seconds: spec.termination_grace_period_seconds,
+            runtime_class_name: spec.runtime_class_name,
+        }
+    }
+}
+
 impl From<Pod> for SlimPod {
     fn from(pod: Pod) -> Self {
         let (spec, status) = (pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
         let mut slim = Self {
             metadata: pod.metadata,
-            spec: SlimSpec {
-                node_name: spec.node_name,
-                active_deadline_seconds: spec.active_deadline_seconds,
-            },
+            spec: spec.into(),
             status: SlimStatus {
                 phase: status.phase,
                 reason: status.reason,

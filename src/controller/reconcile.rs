@@ -5,25 +5,24 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
-use serde_json::json;
 
 use super::apply::{self, PodResult, PolicyResult};
 use super::conditions::{ACCEPTED, FINISHED, holds};
 use super::context::{Context, Guarded, Identity};
+use super::deletion::deleting;
 use super::ending::Ending;
-use super::error::{Doing, Error};
-use super::field_managers;
+use super::error::Error;
+use super::finished::{end, expiry, finished, left, until};
 use super::gate;
 use super::gather::{Seen, gather};
 use super::judge::{Judged, digest, judge, limits};
-use super::lifecycle::{Facts, Step, after, step};
-use super::notices::{announce, announce_unreadable, publish, record, record_change};
+use super::lifecycle::{Facts, Step, step};
+use super::notices::{announce_unreadable, publish, record};
 use super::pod::SlimPod;
 use super::status::{self, GATEWAY_UNAVAILABLE, Inputs, Refused};
+use super::write::write;
 use crate::api::v1alpha1::{AgentSandbox, AgentSandboxStatus};
 use crate::audit::ControlPlaneEvent;
 use crate::plan::{Plan, Prepared, Settings};
@@ -68,11 +67,11 @@ pub fn on_error(guarded: &Guarded, error: &Error, context: &Context) -> Action {
 }
 
 async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error> {
-    if sandbox.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
-    }
     let identity = Identity::of(sandbox);
     let before = context.memory.newest(&identity.sandbox.uid, sandbox);
+    if sandbox.metadata.deletion_timestamp.is_some() {
+        return deleting(context, sandbox, &identity, &before).await;
+    }
     if holds(&before.conditions, FINISHED) == Some(true) {
         return finished(context, sandbox, &identity, &before).await;
     }
@@ -86,15 +85,16 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
     let exceptions = exceptions(&settings);
     let status = status::next(&before, &done.inputs(sandbox, &identity, &exceptions));
     if status::worth_writing(&before, &status) {
-        work.write(&status).await?;
+        write(context, sandbox, &identity, &before, &status).await?;
     }
     if holds(&status.conditions, FINISHED) == Some(true) {
         // The cause is on record: now what still runs may be ended.
-        if let Some(pod) = done.pod.as_ref().filter(|pod| runs(pod)) {
-            apply::delete_pod(context, pod).await?;
-        }
+        let again = match &done.pod {
+            Some(pod) => end(context, pod, &status).await?,
+            None => Timestamp::MAX,
+        };
         context.backoff.reset(&identity.sandbox.uid);
-        return Ok(expiry(sandbox, &status).map_or_else(Action::await_change, until));
+        return Ok(until(expiry(sandbox, &status).unwrap_or(Timestamp::MAX).min(again)));
     }
     Ok(work.look_again(&done))
 }
@@ -128,6 +128,7 @@ impl Done {
             blocked: self.blocked.as_ref().map(|(reason, message)| (*reason, message.as_str())),
             step: &self.step,
             pod_name: self.pod.as_ref().map(|_| identity.object.clone()),
+            pod_uid: self.pod.as_ref().and_then(|pod| pod.metadata.uid.clone()),
             node_name: self.pod.as_ref().and_then(|pod| pod.spec.node_name.clone()),
             policy_digest: self.policy_digest.clone(),
             limits: self.limits.clone(),
@@ -217,7 +218,7 @@ impl Work<'_> {
             PolicyResult::Unchanged => {}
         }
         done.policy_digest = digest(&plan);
-        match apply::pod(self.context, self.identity, &plan.pod).await? {
+        match apply::pod(self.context, self.identity, &self.settings.directory_key, &plan.pod).await? {
             PodResult::Made(pod) => {
                 let event = ControlPlaneEvent::PodCreated { name: self.identity.object.clone() };
                 record(self.context, self.sandbox, self.identity, event)?;
@@ -234,10 +235,13 @@ impl Work<'_> {
     /// Holds policy and Pod to what they should be while the agent starts or runs.
     async fn hold(&self, plan: Plan<Prepared>, done: &mut Done) -> Result<(), Error> {
         let have = self.seen.policy.as_deref();
+        let mut repaired = Ok(());
         if let (true, Some(pod)) = (self.seen.pod_stripped, done.pod.as_ref()) {
-            // First: without its label no policy selects the Pod.
-            apply::repair_pod(self.context, self.identity, pod, &plan.pod).await?;
-            self.warn("PodRepaired", "labels or owner of the Pod were taken off; they are back").await;
+            // First: without its label no policy selects the Pod. That it failed must not keep the policy from being held.
+            repaired = apply::repair_pod(self.context, self.identity, pod, &plan.pod).await;
+            if repaired.is_ok() {
+                self.warn("PodRepaired", "labels or owner of the Pod were taken off; they are back").await;
+            }
         }
         match apply::policy(self.context, self.identity, have, &plan.policy).await? {
             PolicyResult::Created => {
@@ -252,7 +256,7 @@ impl Work<'_> {
             }
         }
         done.policy_digest = digest(&plan);
-        Ok(())
+        repaired
     }
 
     fn policy_applied(&self, plan: &Plan<Prepared>) -> Result<(), Error> {
@@ -275,29 +279,6 @@ impl Work<'_> {
         publish(self.context, self.sandbox, EventType::Warning, reason, note.to_owned()).await;
     }
 
-    /// Writes `status`: audit record first, then the status, then the events.
-    async fn write(&self, status: &AgentSandboxStatus) -> Result<(), Error> {
-        self.context.may_write()?;
-        record_change(self.context, self.sandbox, self.identity, self.before, status)?;
-        let identity = &self.identity.sandbox;
-        let body = json!({
-            "apiVersion": "agentsandbox.dev/v1alpha1",
-            "kind": "AgentSandbox",
-            "metadata": {"name": identity.name, "namespace": identity.namespace, "uid": identity.uid},
-            "status": status,
-        });
-        let api: Api<AgentSandbox> = Api::namespaced(self.context.client.clone(), &identity.namespace);
-        let params = PatchParams::apply(field_managers::STATUS).force();
-        match api.patch_status(&identity.name, &params, &Patch::Apply(&body)).await {
-            Ok(answer) => self.context.memory.keep(&identity.uid, &answer),
-            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
-            Err(error) => return Err(error).doing("write the status"),
-        }
-        self.context.metrics.applied("AgentSandbox", "status");
-        announce(self.context, self.sandbox, self.before, status).await;
-        Ok(())
-    }
-
     fn look_again(&self, done: &Done) -> Action {
         let uid = &self.identity.sandbox.uid;
         let mut delays: Vec<Duration> = done.step.check().and_then(left).into_iter().collect();
@@ -316,81 +297,8 @@ impl Work<'_> {
     }
 }
 
-/// A finished sandbox: ends what still runs, and deletes it when its time is over.
-async fn finished(
-    context: &Context,
-    sandbox: &AgentSandbox,
-    identity: &Identity,
-    status: &AgentSandboxStatus,
-) -> Result<Action, Error> {
-    let seen = gather(context, sandbox, status, identity).await?;
-    if let Some(pod) = seen.pod.as_deref() {
-        if runs(pod) {
-            apply::delete_pod(context, pod).await?;
-        }
-        if !has_ended(pod) {
-            confine(context, sandbox, identity, &seen, pod).await?;
-        }
-    }
-    context.backoff.reset(&identity.sandbox.uid);
-    let Some(expiry) = expiry(sandbox, status) else { return Ok(Action::await_change()) };
-    if expiry > Timestamp::now() {
-        return Ok(until(expiry));
-    }
-    context.may_write()?;
-    let api: Api<AgentSandbox> = Api::namespaced(context.client.clone(), &identity.sandbox.namespace);
-    match api.delete(&identity.sandbox.name, &apply::only(sandbox.metadata.uid.clone())).await {
-        Ok(_) => context.metrics.applied("AgentSandbox", "delete"),
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-        Err(error) => return Err(error).doing("delete the finished AgentSandbox"),
-    }
-    Ok(Action::await_change())
-}
-
-/// Holds the policy, and the label by which it selects the Pod, while the agent of a finished sandbox runs out its
-/// grace.
-async fn confine(
-    context: &Context,
-    sandbox: &AgentSandbox,
-    identity: &Identity,
-    seen: &Seen,
-    pod: &SlimPod,
-) -> Result<(), Error> {
-    let Some(plan) = judge(sandbox, &seen.observed, &context.settings(), true).plan else { return Ok(()) };
-    if seen.pod_stripped {
-        apply::repair_pod(context, identity, pod, &plan.pod).await?;
-    }
-    apply::policy(context, identity, seen.policy.as_deref(), &plan.policy).await?;
-    Ok(())
-}
-
-/// Whether the agent of `pod` still runs, or still could, and nobody asked for its end.
-fn runs(pod: &SlimPod) -> bool {
-    !has_ended(pod) && !pod.is_deleting()
-}
-
-/// Whether the agent of `pod` has ended, or never can start.
-fn has_ended(pod: &SlimPod) -> bool {
-    pod.agent().and_then(|a| a.state.as_ref()).is_some_and(|s| s.terminated.is_some()) || pod.is_terminal()
-}
-
 /// Networks that names may resolve to by the administrator's exception.
 fn exceptions(settings: &Settings) -> String {
     let networks = settings.gateway.iter().flat_map(|gateway| &gateway.reachable_cidrs);
     networks.map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn expiry(sandbox: &AgentSandbox, status: &AgentSandboxStatus) -> Option<Timestamp> {
-    let ttl = sandbox.spec.ttl_after_finished.as_ref()?.parse().ok()?;
-    Some(after(status.finished_at.as_ref()?.0, ttl))
-}
-
-fn until(time: Timestamp) -> Action {
-    left(time).map_or_else(Action::await_change, Action::requeue)
-}
-
-/// Time from now to `time`, at least 10 ms; `None` for the end of time.
-fn left(time: Timestamp) -> Option<Duration> {
-    let left = Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
-    (time != Timestamp::MAX).then(|| left.max(Duration::from_millis(10)))
 }

@@ -125,7 +125,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let level = telemetry::init(options.log_format, &options.log_level)?;
     let (health, metrics) = (Health::default(), Arc::new(Metrics::default()));
     let listener = tokio::net::TcpListener::bind(options.admin_address).await?;
-    tokio::spawn(telemetry::serve(listener, health.clone(), Arc::clone(&metrics), level));
+    tokio::spawn(telemetry::serve(listener, health.clone(), Arc::<Metrics>::clone(&metrics), level));
     // Before the election: a start gate needs one that answers, and only one replica leads.
     tokio::spawn(canary::serve(tokio::net::TcpListener::bind(options.canary_address).await?));
     let stop = stop_signal()?;
@@ -301,7 +301,8 @@ fn owner_of(meta: &ObjectMeta, sandboxes: &Store<Guarded>) -> Option<ObjectRef<G
     let namespace = meta.namespace.as_deref()?;
     let kind = AgentSandbox::kind(&());
     let owner = meta.owner_references.iter().flatten().find(|o| o.kind == kind).map(|o| o.name.clone());
-    let name = owner.or_else(|| meta.annotations.as_ref()?.get(labels::NAME).cloned()).or_else(|| {
+    let named = || meta.annotations.as_ref()?.get(labels::NAME)?.rsplit('/').next().map(str::to_owned);
+    let name = owner.or_else(named).or_else(|| {
         let hash = meta.labels.as_ref()?.get(labels::SANDBOX)?;
         let found = sandboxes.find(|s| s.0.as_ref().is_ok_and(|s| Identity::of(s).hash == *hash))?;
         found.meta().name.clone()

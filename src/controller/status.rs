@@ -44,6 +44,8 @@ pub struct Inputs<'a> {
     pub step: &'a Step,
     /// Name of its Pod, once there is one.
     pub pod_name: Option<String>,
+    /// UID of its Pod.
+    pub pod_uid: Option<String>,
     /// Node of its Pod.
     pub node_name: Option<String>,
     /// Digest of the egress policy in force.
@@ -70,6 +72,7 @@ pub fn next(before: &AgentSandboxStatus, inputs: &Inputs<'_>) -> AgentSandboxSta
     let mut status = before.clone();
     status.observed_generation = inputs.generation;
     status.pod_name = inputs.pod_name.clone().or(status.pod_name);
+    status.pod_uid = inputs.pod_uid.clone().or(status.pod_uid);
     status.node_name = inputs.node_name.clone().or(status.node_name);
     status.policy_digest = inputs.policy_digest.clone().or(status.policy_digest);
     status.limits = inputs.limits.clone().or(status.limits);
@@ -244,6 +247,7 @@ mod tests {
             blocked: None,
             step,
             pod_name: None,
+            pod_uid: None,
             node_name: None,
             policy_digest: None,
             limits: None,

@@ -1,7 +1,13 @@
 //! What the operator tells `sandbox-init`, as JSON in the environment variable [`CONFIG_VARIABLE`].
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::api::v1alpha1::LandlockMode;
+
+/// Longest time that SIGKILL is given; a process in uninterruptible sleep ends with `sandbox-init`'s exit. Who waits for
+/// `sandbox-init` has to wait for this as well.
+pub const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Environment variable of the agent's container that holds an [`InitConfig`]. The agent itself never sees it.
 pub const CONFIG_VARIABLE: &str = "AGENTSANDBOX_INIT";

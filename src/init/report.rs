@@ -92,7 +92,7 @@ impl TerminationReport {
     /// Exit code with which `sandbox-init` ends after this report. A container that ended with another one was
     /// ended by something else, and what its termination message says may be the agent's word.
     pub fn container_exit_code(&self) -> i32 {
-        let end = self.exit_code.or(self.signal.map(|signal| 128 + signal));
+        let end = self.exit_code.or(self.signal.map(|signal| signal.saturating_add(128)));
         match self.cause {
             Cause::Exited | Cause::Signaled => end.unwrap_or(125),
             Cause::DeadlineExceeded => 124,
@@ -114,6 +114,8 @@ mod tests {
             |cause, exit_code, signal| TerminationReport { cause, exit_code, signal, ..Default::default() };
         assert_eq!(report(Cause::Exited, Some(3), None).container_exit_code(), 3);
         assert_eq!(report(Cause::Signaled, None, Some(11)).container_exit_code(), 139);
+        // A report that is read may have any number in it.
+        assert_eq!(report(Cause::Signaled, None, Some(i32::MAX)).container_exit_code(), i32::MAX);
         assert_eq!(report(Cause::DeadlineExceeded, Some(0), None).container_exit_code(), 124);
         assert_eq!(report(Cause::Terminated, None, Some(9)).container_exit_code(), 143);
     }

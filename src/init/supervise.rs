@@ -10,6 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::config::KILL_PATIENCE;
 use super::facts::since_boot;
 use super::link::Link;
 use super::report::Cause;
@@ -19,9 +20,6 @@ const EVERYONE: Pid = Pid::from_raw(-1);
 
 /// Time between two rounds of SIGKILL.
 const ROUND: Duration = Duration::from_millis(10);
-
-/// Longest time that SIGKILL is given; a process in uninterruptible sleep ends with this one's exit.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest sleep, so that the conversion for poll(2) cannot overflow.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);

@@ -25,7 +25,7 @@ pub(super) fn container(sandbox: &ValidatedSandbox, settings: &Settings) -> Cont
     let directory = sandbox.own_directory();
     let own = [format!("{directory}/sandbox-init"), "run".to_owned(), "--".to_owned()];
     let users = spec.command.iter().chain(&spec.args).map(|text| pod::literal(text));
-    let mut mounts = vec![volumes::own_mount(volumes::INIT, &directory, true)];
+    let mut mounts = vec![volumes::own_mount(volumes::INIT, directory, true)];
     mounts.extend(volumes::mounts(sandbox));
     Container {
         name: "agent".to_owned(),
@@ -115,7 +115,7 @@ fn orders(sandbox: &ValidatedSandbox, settings: &Settings) -> InitConfig {
                 source: m.source.clone(),
             })
             .collect(),
-        own_directory: sandbox.own_directory(),
+        own_directory: sandbox.own_directory().to_owned(),
         policy_digest: sandbox.policy_digest().to_owned(),
         generation: sandbox.generation(),
     }

@@ -16,6 +16,8 @@ pub const NAME: &str = "agentsandbox.dev/name";
 /// Annotation of the Pod with what its start gate looks at, as `Name=address` joined by commas; the canary has no
 /// address, since the gateway names it. A Pod without this annotation has no gate.
 pub const START_GATE: &str = "agentsandbox.dev/start-gate";
+/// Annotation of the Pod by which the controller knows it for its own work: see [`super::seal`].
+pub const POD_DIGEST: &str = "agentsandbox.dev/pod-digest";
 /// Finalizer of the `NetworkPolicy`: it stays until no Pod of its name exists.
 pub const POD_GONE_FINALIZER: &str = "agentsandbox.dev/pod-gone";
 

@@ -1,11 +1,13 @@
 //! From a sandbox, what was seen in the cluster and the operator's settings to the objects. Pure and deterministic:
 //! no I/O, no clock, no client.
 mod agent;
+pub mod keyed;
 pub mod labels;
 pub mod names;
 mod network_policy;
 mod observed;
 mod pod;
+pub mod seal;
 mod settings;
 mod sidecar;
 mod validate;

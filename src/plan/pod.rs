@@ -10,11 +10,12 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use super::{Settings, ValidatedSandbox, agent, labels, metadata, sidecar, volumes};
+use super::{Settings, ValidatedSandbox, agent, labels, metadata, seal, sidecar, volumes};
+use crate::init::config::KILL_PATIENCE;
 
 /// User and group of the operator's own containers.
 pub(super) const OPERATOR_USER: i64 = 65_532;
-/// Seconds that the kubelet waits longer than `sandbox-init` before it kills.
+/// Seconds that the kubelet waits longer than `sandbox-init` may take before it kills.
 const KUBELET_SLACK_SECONDS: i64 = 5;
 
 /// The Pod of `sandbox`.
@@ -29,14 +30,17 @@ pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> Pod {
             .get_or_insert_default()
             .insert(labels::START_GATE.to_owned(), sidecar::gate(sandbox, reach));
     }
-    Pod { metadata: meta, spec: Some(spec(sandbox, settings)), status: None }
+    let mut pod = Pod { metadata: meta, spec: Some(spec(sandbox, settings)), status: None };
+    seal::put(&mut pod, &settings.directory_key, &identity.uid);
+    pod
 }
 
 fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
-    let grace = seconds(settings.grace);
+    // What `sandbox-init` may take from SIGTERM to its own end.
+    let ending = seconds(settings.grace) + seconds(KILL_PATIENCE);
     let deadline = seconds(sandbox.startup_timeout())
         + seconds(sandbox.timeout())
-        + grace
+        + ending
         + seconds(settings.startup_slack);
     PodSpec {
         restart_policy: Some("Never".to_owned()),
@@ -46,7 +50,7 @@ fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
         runtime_class_name: sandbox.runtime_class().map(str::to_owned),
         priority_class_name: settings.priority_class.clone(),
         active_deadline_seconds: Some(deadline),
-        termination_grace_period_seconds: Some(grace + KUBELET_SLACK_SECONDS),
+        termination_grace_period_seconds: Some(ending + KUBELET_SLACK_SECONDS),
         dns_policy: Some("None".to_owned()),
         dns_config: Some(PodDNSConfig {
             nameservers: Some(vec!["127.0.0.1".to_owned()]),
@@ -57,6 +61,8 @@ fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
             run_as_user: Some(OPERATOR_USER),
             run_as_group: Some(sandbox.group()),
             fs_group: Some(sandbox.group()),
+            // A volume that has the group already is left as it is, also what somebody changed in it since.
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 localhost_profile: None,
@@ -83,7 +89,7 @@ fn install(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
             "install".to_owned(),
             format!("{directory}/sandbox-init"),
         ]),
-        volume_mounts: Some(vec![volumes::own_mount(volumes::INIT, &directory, false)]),
+        volume_mounts: Some(vec![volumes::own_mount(volumes::INIT, directory, false)]),
         ..operator_container(settings)
     }
 }

@@ -25,6 +25,9 @@ pub struct Settings {
     pub startup_slack: Duration,
     /// The egress gateway; without one no rule may name a host.
     pub gateway: Option<GatewaySettings>,
+    /// Key of what only the operator may be able to derive: see [`super::keyed`]. It comes with
+    /// [`GatewaySettings::reach`]; no Pod is made before.
+    pub directory_key: [u8; 32],
 }
 
 /// The egress gateway, the only way to what a `host` rule names.
@@ -75,6 +78,7 @@ impl Default for Settings {
             priority_class: None,
             startup_slack: Duration::from_secs(30),
             gateway: None,
+            directory_key: [0; 32],
         }
     }
 }

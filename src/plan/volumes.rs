@@ -34,7 +34,8 @@ const DEFAULT_MODE: i32 = 0o440;
 /// Every volume of the Pod.
 pub(super) fn volumes(sandbox: &ValidatedSandbox) -> Vec<Volume> {
     let own = [empty_dir(INIT, "16Mi"), empty_dir(SPOOL, "16Mi"), token()];
-    let users = sandbox.mounts().iter().enumerate().map(|(index, mount)| volume(index, &mount.mount));
+    let mounts = sandbox.mounts();
+    let users = mounts.iter().enumerate().map(|(index, mount)| volume(index, &mount.mount, mounts));
     own.into_iter().chain(users).collect()
 }
 
@@ -95,14 +96,14 @@ fn empty_dir(name: &str, size: &str) -> Volume {
     }
 }
 
-fn volume(index: usize, mount: &Mount) -> Volume {
+fn volume(index: usize, mount: &Mount, all: &[ValidatedMount]) -> Volume {
     let mut volume = Volume { name: name(index), ..Volume::default() };
     if let Some(source) = &mount.empty_dir {
         return empty_dir(&volume.name, &source.size_limit);
     }
-    // Read-only is said at the mount and not here: one claim may be mounted twice, and drivers need not take both.
     volume.persistent_volume_claim = mount.persistent_volume_claim.as_ref().map(|source| {
-        PersistentVolumeClaimVolumeSource { claim_name: source.claim_name.clone(), read_only: None }
+        let read_only = is_only_read(&source.claim_name, all).then_some(true);
+        PersistentVolumeClaimVolumeSource { claim_name: source.claim_name.clone(), read_only }
     });
     volume.config_map = mount.config_map.as_ref().map(|source| ConfigMapVolumeSource {
         name: source.name.clone(),
@@ -115,6 +116,15 @@ fn volume(index: usize, mount: &Mount) -> Volume {
         ..SecretVolumeSource::default()
     });
     volume
+}
+
+/// Whether every mount of this claim is read-only. Said at the mounts alone the kubelet still gives every file of the
+/// volume to the Pod's group. One claim that is mounted both ways is said nowhere else: drivers need not take both.
+fn is_only_read(claim: &str, all: &[ValidatedMount]) -> bool {
+    let of_claim = |mount: &&ValidatedMount| {
+        mount.mount.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim)
+    };
+    all.iter().filter(of_claim).all(|mount| mount.mount.is_read_only())
 }
 
 fn volume_mount(index: usize, valid: &ValidatedMount) -> VolumeMount {

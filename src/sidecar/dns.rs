@@ -53,8 +53,10 @@ pub trait Directory {
 pub async fn serve_udp(socket: UdpSocket, directory: Arc<dyn Directory + Send + Sync>) {
     let mut packet = [0; MAX_QUERY];
     loop {
-        // What a socket tells here is that an earlier answer did not arrive.
-        let Ok((length, peer)) = socket.recv_from(&mut packet).await else { continue };
+        let Ok((length, peer)) = socket.recv_from(&mut packet).await else {
+            pause().await;
+            continue;
+        };
         let reply = packet.get(..length).and_then(|query| answer(query, directory.as_ref()));
         if let Some(reply) = reply {
             // A peer that is gone, or reads too slowly, asks again.

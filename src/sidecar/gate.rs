@@ -239,7 +239,7 @@ async fn udp(name: CheckName, address: SocketAddr, limit: Duration) -> GateCheck
         Ok(Err(error)) => judge_error(&error, Refused::Open),
         Err(_) => (CheckResult::Closed, "does not answer".to_owned()),
     };
-    GateCheck::new(name, result, &format!("the cluster's DNS {address} {text} by UDP"))
+    GateCheck::new(name, result, &format!("the cluster's DNS {address} (UDP) {text}"))
 }
 
 /// Sends a question and waits for any answer.

@@ -225,3 +225,75 @@ fn raise_descriptors() -> u64 {
         Err(_) => soft,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::SandboxRecords;
+    use crate::init::config::SandboxIdentity;
+    use crate::sidecar::gateway::{GatewayConfig, Gateways};
+    use crate::sidecar::held::tests::{name, update};
+    use crate::sidecar::journal::Journal;
+    use crate::sidecar::tests::fake::{Authority, NAME};
+
+    fn listeners(directory: &std::path::Path) -> Listeners {
+        let sandbox = SandboxIdentity { namespace: "n".into(), name: "s".into(), uid: "u".into() };
+        let records =
+            SandboxRecords { sandbox, generation: 1, policy_digest: String::new(), hostname: String::new() };
+        let journal = Journal::open(records, directory, Box::new(io::sink())).unwrap();
+        let (held, budget) = (Arc::new(Held::default()), Arc::default());
+        let ledger = Arc::new(Ledger::new(journal, Arc::clone(&budget)));
+        let config = GatewayConfig {
+            service: "127.0.0.1:1".parse().unwrap(),
+            authorities: Authority::new().pem(),
+            name: NAME.to_owned(),
+            token_file: directory.join("token"),
+        };
+        let gateways = Arc::new(Gateways::new(&config, Arc::clone(&held)).unwrap());
+        let tunnels = Arc::new(Tunnels::new(gateways, Arc::clone(&held), budget, Arc::clone(&ledger)));
+        let first = crate::sidecar::tests::plan().first;
+        Listeners::new(first, held, ledger, tunnels)
+    }
+
+    /// Ports at which something listens.
+    fn open(listeners: &Listeners, text: &str) -> usize {
+        listeners.state().open.get(&name(text)).map_or(0, |open| open.ports.len())
+    }
+
+    #[tokio::test]
+    async fn who_was_not_asked_for_longest_makes_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let listeners = listeners(directory.path());
+        listeners.state().most = 5;
+        let ports: &[u16] = &[7001, 7002];
+        listeners.held.take(&update(1, &[("*.example", ports)]));
+        let addresses =
+            ["a.example", "b.example", "c.example"].map(|text| listeners.address(&name(text)).unwrap());
+        // Nobody has been quiet for long enough.
+        assert_eq!(["a.example", "b.example", "c.example"].map(|text| open(&listeners, text)), [2, 2, 1]);
+        assert_eq!(listeners.state().count, 5);
+        let age = |text: &str, minutes| {
+            let past = Instant::now().checked_sub(Duration::from_mins(minutes)).unwrap();
+            listeners.state().open.get_mut(&name(text)).unwrap().asked = past;
+        };
+        age("a.example", 6);
+        age("b.example", 7);
+        assert_eq!(listeners.address(&name("c.example")), Ok(addresses[2]));
+        assert_eq!(["a.example", "b.example", "c.example"].map(|text| open(&listeners, text)), [2, 0, 2]);
+        assert_eq!(listeners.state().count, 4);
+        // It comes back at its own address, once the tasks of its old listeners have ended.
+        tokio::task::yield_now().await;
+        assert_eq!(listeners.address(&name("b.example")), Ok(addresses[1]));
+        assert_eq!(["a.example", "b.example", "c.example"].map(|text| open(&listeners, text)), [0, 2, 2]);
+        let records = std::fs::read_to_string(directory.path().join("records.jsonl")).unwrap();
+        assert_eq!(records.matches("too many listeners").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn without_a_policy_there_is_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let listeners = listeners(directory.path());
+        assert_eq!(listeners.allows(&name("a.example")), Err("PolicyUnknown".to_owned()));
+        assert_eq!(listeners.address(&name("a.example")), Err("PolicyUnknown".to_owned()));
+    }
+}

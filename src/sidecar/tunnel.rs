@@ -135,8 +135,10 @@ impl Tunnels {
         let line = format!("CONNECT {target} HTTP/1.1");
         let bytes = self.budget.total();
         let fields = format!("{VIA_HEADER}: {}\r\n{BYTES_HEADER}: {bytes}\r\n", via.as_str());
+        let answer = self.gateways.request(&line, &target.to_string(), &fields).await;
+        // Only now: the handshakes of new spares would take the thread from this request.
         self.gateways.note_use();
-        let stream = self.gateways.request(&line, &target.to_string(), &fields).await?;
+        let stream = answer?;
         let meter = Meter::new(Arc::clone(&self.budget));
         let (wire, early) = stream.into_parts();
         // What a server says first may come with the answer.
@@ -173,16 +175,22 @@ impl Watch {
     /// moved.
     pub async fn over(&self) {
         let mut policies = self.held.policies();
-        let forbidden = policies.wait_for(|policy| {
-            policy.as_ref().is_some_and(|policy| !policy.allows(&self.target.name, self.target.port))
-        });
+        // Only a policy that comes now: the gateway, which has allowed it, may know a later one than is held here.
+        let forbidden = async {
+            while policies.changed().await.is_ok() {
+                let policy = policies.borrow_and_update().clone();
+                if policy.is_some_and(|policy| !policy.allows(&self.target.name, self.target.port)) {
+                    return;
+                }
+            }
+        };
         let idle = async {
             while let Some(left) = IDLE.checked_sub(self.meter.idle()).filter(|left| !left.is_zero()) {
                 tokio::time::sleep(left).await;
             }
         };
         tokio::select! {
-            _ = forbidden => {}
+            () = forbidden => {}
             () = self.meter.budget().spent() => {}
             () = idle => {}
         }

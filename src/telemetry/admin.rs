@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use tokio::net::TcpListener;
 
-use super::{LevelHandle, Metrics};
+use super::LevelHandle;
 
 /// Whether the process is ready. It lives as long as it answers.
 #[derive(Clone, Debug, Default)]
@@ -28,10 +28,16 @@ impl Health {
     }
 }
 
+/// The metrics of a process.
+pub trait Exposition: Send + Sync {
+    /// All of them in the `OpenMetrics` text format.
+    fn encode(&self) -> Result<String, std::fmt::Error>;
+}
+
 #[derive(Clone)]
 struct Admin {
     health: Health,
-    metrics: Arc<Metrics>,
+    metrics: Arc<dyn Exposition>,
     level: LevelHandle,
 }
 
@@ -39,7 +45,7 @@ struct Admin {
 pub async fn serve(
     listener: TcpListener,
     health: Health,
-    metrics: Arc<Metrics>,
+    metrics: Arc<dyn Exposition>,
     level: LevelHandle,
 ) -> std::io::Result<()> {
     let router = Router::new()
@@ -56,7 +62,11 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if admin.health.is_ready() {
         (StatusCode::OK, "ok\n").into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the watch caches are not filled yet\n").into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the watch caches are not filled, or the process is about to end\n",
+        )
+            .into_response()
     }
 }
 

@@ -9,6 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::Exposition;
+
 /// Result of a reconcile: `ok`, `error` or `panic`.
 #[derive(EncodeLabelSet, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ResultLabels {
@@ -94,9 +96,10 @@ impl Metrics {
     pub fn certificate_ends(&self, certificate: &'static str, end: i64) {
         self.certificates.get_or_create(&CertificateLabels { certificate }).set(end);
     }
+}
 
-    /// All metrics in the `OpenMetrics` text format.
-    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+impl Exposition for Metrics {
+    fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -19,6 +19,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use nix::sched::{CloneFlags, unshare};
 
+#[allow(dead_code)] // Not everything of it is needed here.
 #[path = "../../src/sidecar/tests/fake.rs"]
 mod fake;
 

@@ -79,17 +79,26 @@ fn metadata() -> impl Strategy<Value = (String, String, String)> {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (any::<bool>(), 0_u64..120_000, option::of("[a-z]{1,12}"), any::<bool>(), option::of(gateway())).prop_map(
-        |(user_namespaces, grace, priority_class, reserved, gateway)| Settings {
-            image: "registry.example/agentsandbox@sha256:00".to_owned(),
-            grace: Duration::from_millis(grace),
-            reserved_cidrs: if reserved { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() },
-            user_namespaces,
-            priority_class,
-            gateway,
-            ..Settings::default()
-        },
+    (
+        any::<bool>(),
+        0_u64..120_000,
+        option::of("[a-z]{1,12}"),
+        any::<bool>(),
+        option::of(gateway()),
+        any::<[u8; 32]>(),
     )
+        .prop_map(|(user_namespaces, grace, priority_class, reserved, gateway, directory_key)| {
+            Settings {
+                directory_key,
+                image: "registry.example/agentsandbox@sha256:00".to_owned(),
+                grace: Duration::from_millis(grace),
+                reserved_cidrs: if reserved { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() },
+                user_namespaces,
+                priority_class,
+                gateway,
+                ..Settings::default()
+            }
+        })
 }
 
 fn gateway() -> impl Strategy<Value = GatewaySettings> {
@@ -193,7 +202,7 @@ fn isolation() -> impl Strategy<Value = Isolation> {
 fn filesystem() -> impl Strategy<Value = Filesystem> {
     let rest = "(/[A-Za-z0-9_ -]{1,6}){0,2}";
     let mount =
-        (rest, option::of(any::<bool>()), 0..4_u8, "[a-z]{1,8}", option::of("[a-z]{1,5}(/[a-z]{1,5})?"));
+        (rest, option::of(any::<bool>()), 0..4_u8, "[a-z]{8}|claim", option::of("[a-z]{1,5}(/[a-z]{1,5})?"));
     let mounts = collection::btree_map("[a-z]{4,10}", mount, 0..6).prop_map(|mounts| {
         mounts.into_iter().map(|(first, rest)| one_mount(&first, rest)).collect::<Vec<Mount>>()
     });

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 
 use agentsandbox::{
     api::v1alpha1::{EgressRule, Mount, Protocol},
-    plan::{self, Plan, Prepared, labels, names},
+    plan::{self, Plan, Prepared, keyed, labels, names},
 };
 use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
 use proptest::prelude::*;
@@ -54,11 +54,18 @@ fn mounts_of(pod: &Value, container: &Value) -> Vec<Value> {
         .collect()
 }
 
-fn asked_for(mount: &Mount) -> Value {
+fn asked_for(mount: &Mount, all: &[Mount]) -> Value {
     let (volume, sub_path) = if let Some(source) = &mount.empty_dir {
         (json!({"emptyDir": {"sizeLimit": source.size_limit}}), None)
     } else if let Some(source) = &mount.persistent_volume_claim {
-        (json!({"persistentVolumeClaim": {"claimName": source.claim_name}}), source.sub_path.as_ref())
+        let same = |other: &&Mount| {
+            other.persistent_volume_claim.as_ref().is_some_and(|claim| claim.claim_name == source.claim_name)
+        };
+        let mut claim = json!({"claimName": source.claim_name});
+        if all.iter().filter(same).all(|other| other.read_only.unwrap_or(true)) {
+            claim["readOnly"] = json!(true);
+        }
+        (json!({"persistentVolumeClaim": claim}), source.sub_path.as_ref())
     } else if let Some(source) = &mount.config_map {
         (json!({"configMap": {"name": source.name, "defaultMode": 0o440}}), source.sub_path.as_ref())
     } else {
@@ -170,15 +177,21 @@ proptest! {
     #[test]
     fn the_pod_has_exactly_the_mounts_listed(case in case()) {
         let (_, pod) = as_json(&case);
-        let own = format!("/.agentsandbox/{}", hash(&case));
+        let own = keyed::directory(&case.settings.directory_key, case.sandbox.metadata.uid.as_deref().unwrap());
+        prop_assert!(!own.contains(&hash(&case)));
         let small = json!({"emptyDir": {"sizeLimit": "16Mi"}});
         let token = json!({"projected": {"defaultMode": 0o440, "sources": [{"serviceAccountToken": {
             "audience": "agentsandbox-gateway", "expirationSeconds": 3600, "path": "token",
         }}]}});
-        let asked = case.sandbox.spec.filesystem.iter().flat_map(|f| &f.mounts).map(asked_for);
+        let asked = case.sandbox.spec.filesystem.iter().flat_map(|f| f.mounts.iter().map(|m| asked_for(m, &f.mounts)));
         let agent: Vec<Value> = std::iter::once(json!([own, true, null, small])).chain(asked).collect();
         let spec = &pod["spec"];
         prop_assert_eq!(list(&spec["containers"]).len(), 1);
+        // Runtimes mount the deepest paths last.
+        let depth = |path: &str| path.matches('/').count();
+        for mount in case.sandbox.spec.filesystem.iter().flat_map(|f| &f.mounts) {
+            prop_assert!(depth(&mount.path) < depth(&own));
+        }
         prop_assert_eq!(list(&spec["initContainers"]).len(), 2);
         prop_assert_eq!(list(&spec["volumes"]).len(), agent.len() + 2);
         prop_assert_eq!(mounts_of(&pod, &spec["containers"][0]), agent);

@@ -40,6 +40,7 @@ pub struct Mount {
         validation = Rule::new("self.matches('^(/[^/]+)+$')").message("mount path must be absolute, not /, and without doubled or trailing slashes, such as /workspace"),
         validation = Rule::new("!self.matches('/[.][.]?(/|$)')").message("mount path must not contain '.' or '..'"),
         validation = Rule::new("!self.matches('[[:cntrl:]:,]')").message("mount path must not contain control characters, colons or commas"),
+        validation = Rule::new("!self.matches('^(/[^/]*){13}')").message("mount path must have at most 12 parts, such as /workspace/cache"),
         validation = Rule::new("!self.matches('^/(proc|sys|dev|[.]agentsandbox)(/|$)')").message("mounts over /proc, /sys, /dev and /.agentsandbox are not allowed; choose another path, such as /workspace")
     )]
     pub path: String,

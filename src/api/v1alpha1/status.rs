@@ -29,6 +29,9 @@ pub struct AgentSandboxStatus {
     /// Name of the agent's Pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_name: Option<String>,
+    /// UID of the agent's Pod: another Pod of that name is not the agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
     /// Node that the Pod runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,

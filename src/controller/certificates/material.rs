@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use rcgen::{KeyPair, PublicKeyData};
+use ring::hmac;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
@@ -107,6 +108,14 @@ impl Authority {
             (SIGNING_KEY, key(&self.signer)),
             (NEXT_KEY, key(&self.next)),
         ])
+    }
+
+    /// Key of what only the operator may be able to derive, from the private key that signs now: it changes with it,
+    /// once a year.
+    pub fn derived_key(&self) -> Option<[u8; 32]> {
+        let key = self.signer.as_ref()?.key.as_bytes();
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), b"agentsandbox directory");
+        tag.as_ref().try_into().ok()
     }
 
     /// Every certificate, PEM.

@@ -37,10 +37,13 @@ struct Held {
 }
 
 /// What is used now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
 pub struct InForce {
     /// Every authority that a sandbox should know, PEM.
     pub bundle: String,
+    /// See [`crate::plan::Settings::directory_key`].
+    pub directory_key: [u8; 32],
     /// When the authority that signs ends, in seconds since the epoch.
     pub authority_until: i64,
     /// When the gateway's certificate ends.
@@ -107,7 +110,10 @@ impl Certificates {
             self.write(AUTHORITY_SECRET, "Opaque", authority.as_ref(), &after.authority.write()).await?;
             tracing::info!(secret = AUTHORITY_SECRET, "the gateway's authorities were renewed");
         }
-        let (Some(signer), Some(made)) = (&after.authority.signer, &after.leaf) else {
+        let authority = &after.authority;
+        let (Some(signer), Some(directory_key), Some(made)) =
+            (&authority.signer, authority.derived_key(), &after.leaf)
+        else {
             return Err(MakeError::Unreadable.into());
         };
         if after.leaf != before.leaf {
@@ -115,7 +121,8 @@ impl Certificates {
             tracing::info!(secret = GATEWAY_SECRET, "the gateway's certificate was renewed");
         }
         Ok(InForce {
-            bundle: after.authority.bundle(),
+            bundle: authority.bundle(),
+            directory_key,
             authority_until: signer.certificate.until,
             leaf_until: made.certificate.until,
         })

@@ -273,6 +273,7 @@ async fn secrets_are_written_when_it_is_due_and_by_the_leader_only() {
     assert_eq!(server.asked(), [READS, created].concat());
     assert_eq!(first.bundle.matches("BEGIN CERTIFICATE").count(), 1);
     assert!(!first.bundle.contains("PRIVATE KEY"));
+    assert_ne!(first.directory_key, [0; 32]);
 
     assert_eq!(keeper.ensure(at(1)).await.unwrap(), first);
     assert_eq!(server.asked(), READS);
@@ -288,6 +289,8 @@ async fn secrets_are_written_when_it_is_due_and_by_the_leader_only() {
     let promoted = keeper.ensure(at(311)).await.unwrap();
     assert_eq!(promoted.bundle.matches("BEGIN CERTIFICATE").count(), 2);
     assert!(promoted.authority_until > first.authority_until);
+    assert_eq!(renewed.directory_key, first.directory_key);
+    assert_ne!(promoted.directory_key, first.directory_key);
     let keys: Vec<String> = {
         let state = server.0.lock().unwrap();
         state.secrets[AUTHORITY_SECRET]["data"].as_object().unwrap().keys().cloned().collect()

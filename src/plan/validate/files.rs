@@ -2,6 +2,7 @@
 use super::{Refusals, reason, text::object_name};
 use crate::{
     api::v1alpha1::{Filesystem, Mount, bytes_of},
+    plan::keyed::MOST_PARTS,
     policy::shown,
 };
 
@@ -60,6 +61,11 @@ fn check_path(path: &str, field: &str, refusals: &mut Refusals) {
         !path.chars().any(|c| c.is_control() || c == ':' || c == ','),
         field,
         "must not contain control characters, colons or commas",
+    );
+    refusals.check(
+        path.matches('/').count() <= MOST_PARTS,
+        field,
+        &format!("must have at most {MOST_PARTS} parts, such as /workspace/cache"),
     );
     refusals.check(
         !GUARDED.iter().any(|guarded| inside(path, guarded)),

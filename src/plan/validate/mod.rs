@@ -10,7 +10,7 @@ pub use egress::{Destination, ValidatedRule, names_of_services};
 pub use files::ValidatedMount;
 pub use sandbox::ValidatedSandbox;
 
-use super::{Foreign, Observed, Settings, names};
+use super::{Foreign, Observed, Settings, keyed, names};
 use crate::{
     api::v1alpha1::{AgentSandbox, AgentSandboxSpec, UserNamespaceMode},
     init::config::SandboxIdentity,
@@ -107,6 +107,7 @@ pub fn validate(
             policy_digest: policy::digest(spec.network.as_ref()),
             generation: sandbox.metadata.generation.unwrap_or(1),
             spec: spec.clone(),
+            own_directory: keyed::directory(&settings.directory_key, &identity.uid),
             identity,
             hash,
             object_name,

@@ -10,6 +10,7 @@ pub struct ValidatedSandbox {
     pub(super) identity: SandboxIdentity,
     pub(super) hash: String,
     pub(super) object_name: String,
+    pub(super) own_directory: String,
     pub(super) generation: i64,
     pub(super) policy_digest: String,
     pub(super) spec: AgentSandboxSpec,
@@ -96,9 +97,9 @@ impl ValidatedSandbox {
         self.spec.run_as.group
     }
 
-    /// Directory in the agent's container that holds `sandbox-init`.
-    pub fn own_directory(&self) -> String {
-        format!("/.agentsandbox/{}", self.hash)
+    /// Directory in the agent's container that holds `sandbox-init`: see [`crate::plan::keyed::directory`].
+    pub fn own_directory(&self) -> &str {
+        &self.own_directory
     }
 }
 

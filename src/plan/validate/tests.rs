@@ -60,7 +60,7 @@ fn egress(rule: &Value) -> Value {
 fn good_specs_pass() {
     for spec in [
         json!({}),
-        json!({"filesystem": {"mounts": [mount("/a"), mount("/ab"), mount("/b/c"), mount("/procedures")]}}),
+        json!({"filesystem": {"mounts": [mount("/a"), mount("/ab"), mount("/b/c"), mount("/procedures"), mount(&"/d".repeat(12))]}}),
         egress(&json!({"cidr": "198.51.100.0/24", "ports": [443]})),
         egress(&json!({"cidr": "2001:db8::/48", "ports": [443], "protocol": "UDP"})),
         egress(&json!({"service": {"name": "model", "namespace": "serving"}, "ports": [80]})),
@@ -115,6 +115,7 @@ fn bad_specs_are_refused_at_their_field() {
         (files(&[mount("/sys/fs")]), "InvalidSpec", at),
         (files(&[mount("/dev/shm")]), "InvalidSpec", at),
         (files(&[mount("/.agentsandbox/x")]), "InvalidSpec", at),
+        (files(&[mount(&"/a".repeat(13))]), "InvalidSpec", at),
         (files(&[mount("/a"), mount("/a")]), "OverlappingMounts", "spec.filesystem.mounts[1].path"),
         (files(&[mount("/a/b"), mount("/a")]), "OverlappingMounts", "spec.filesystem.mounts[1].path"),
         (files(&[json!({"path": "/a"})]), "InvalidSpec", "spec.filesystem.mounts[0]"),

@@ -1,6 +1,6 @@
 //! The whole egress over real sockets, with a gateway of its own.
 mod connections;
-mod fake;
+pub(super) mod fake;
 mod limits;
 mod plain_http;
 mod policy;
@@ -33,7 +33,7 @@ struct Case {
 }
 
 /// A part of 127.0.0.0/8 of its own, so that tests can run side by side.
-fn plan() -> AddressPlan {
+pub(super) fn plan() -> AddressPlan {
     static NEXT: AtomicU8 = AtomicU8::new(0);
     let process = u8::try_from(std::process::id() % 150).unwrap();
     let own = |last| Ipv4Addr::new(127, 100 + process, NEXT.load(Ordering::Relaxed), last);

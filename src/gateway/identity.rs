@@ -1,0 +1,134 @@
+//! Who asks: from the token to the Pod, and from the Pod to its sandbox.
+use std::sync::Arc;
+
+use super::live::Live;
+use super::pods::Pods;
+use super::refusal::{Cause, Refusal};
+use super::request::Token;
+use super::sandboxes::{Sandbox, Sandboxes};
+use super::tokens::Tokens;
+use crate::audit::PodIdentity;
+use crate::plan::names;
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The Pod.
+    pub pod: PodIdentity,
+    /// The sandbox, as it was when it was asked for.
+    pub sandbox: Arc<Sandbox>,
+    /// What the sandbox does.
+    pub live: Arc<Live>,
+}
+
+/// Everything that says who asks.
+#[derive(Debug)]
+pub struct Identity {
+    /// Answers of the API server.
+    pub tokens: Tokens,
+    /// Pods that are alive.
+    pub pods: Arc<Pods>,
+    /// Sandboxes.
+    pub sandboxes: Arc<Sandboxes>,
+}
+
+impl Identity {
+    /// Who has this token. `may_ask` is asked before the API server is.
+    pub async fn authenticate(
+        &self,
+        token: Option<&Token>,
+        may_ask: impl Fn() -> bool,
+    ) -> Result<Peer, Refusal> {
+        let nobody = |message: &str| Refusal::new(Cause::Unauthenticated, message);
+        let token = token.ok_or_else(|| {
+            nobody("there is no token; agents reach names through the sidecar of their Pod, not the gateway itself")
+        })?;
+        let claim = self.tokens.check(token, may_ask).await?;
+        let pod = self
+            .pods
+            .find(&claim.namespace, &claim.name)
+            .ok_or_else(|| nobody("the token's Pod is not known as one of a sandbox"))?;
+        if pod.uid != claim.uid {
+            return Err(nobody("the token is of an earlier Pod of the name"));
+        }
+        if pod.ended {
+            return Err(nobody("the token's Pod has ended"));
+        }
+        let unknown =
+            || Refusal::new(Cause::PolicyUnknown, "the sandbox of the token's Pod is not known here");
+        let live = self.sandboxes.live(&pod.sandbox_uid).ok_or_else(unknown)?;
+        let sandbox = live.sandbox().ok_or_else(unknown)?;
+        let identity = &sandbox.identity;
+        // Who may create Pods may claim an owner; the name of a sandbox's Pod follows from the sandbox.
+        let hash = names::hash(&identity.namespace, &identity.name, &identity.uid);
+        let same = identity.namespace == claim.namespace
+            && identity.name == pod.sandbox_name
+            && names::object_name(&identity.name, &hash) == claim.name;
+        if !same {
+            return Err(nobody("the token's Pod is not the one of its sandbox"));
+        }
+        Ok(Peer { pod: PodIdentity { name: claim.name, uid: claim.uid }, sandbox, live })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+    use kube::core::DeserializeGuard;
+    use kube::runtime::watcher::Event;
+
+    use super::super::limits::Limits;
+    use super::super::pods::tests::pod;
+    use super::super::sandboxes::tests::{object, rule};
+    use super::super::tokens::{PodClaim, Review, Reviewer};
+    use super::*;
+
+    /// Tokens are `namespace/name/uid`.
+    struct Said;
+
+    impl Reviewer for Said {
+        fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Review, String>> {
+            let parts: Vec<String> = token.split('/').map(str::to_owned).collect();
+            Box::pin(async move {
+                let [namespace, name, uid] = parts.try_into().unwrap();
+                Ok(Review::Valid(PodClaim { namespace, name, uid }))
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_living_pod_of_a_known_sandbox_is_somebody() {
+        let identity = Identity {
+            tokens: Tokens::new(Arc::new(Said), Arc::default()),
+            pods: Arc::default(),
+            sandboxes: Arc::new(Sandboxes::new(Limits::default())),
+        };
+        let name = names::object_name("fix", &names::hash("team-a", "fix", "s-1"));
+        let cause = async |token: String| {
+            let refused = identity.authenticate(Some(&Token::of(&token)), || true).await;
+            refused.map(|peer| peer.sandbox.full_name()).map_err(|refusal| refusal.cause)
+        };
+        let good = format!("team-a/{name}/p-1");
+        assert_eq!(identity.authenticate(None, || true).await.unwrap_err().cause, Cause::Unauthenticated);
+        assert_eq!(cause(good.clone()).await, Err(Cause::Unauthenticated), "the Pod is not known");
+        identity.pods.take(Event::Apply(pod(&name, "p-1", "Pending")));
+        assert_eq!(cause(good.clone()).await, Err(Cause::PolicyUnknown), "the sandbox is not known");
+        let sandbox = DeserializeGuard(Ok(object(1, vec![rule("a.example")])));
+        identity.sandboxes.take(Event::Apply(sandbox));
+        assert_eq!(cause(good.clone()).await, Ok("team-a/fix".to_owned()));
+        assert_eq!(cause(format!("team-a/{name}/p-0")).await, Err(Cause::Unauthenticated), "an earlier Pod");
+        assert_eq!(
+            cause(format!("team-b/{name}/p-1")).await,
+            Err(Cause::Unauthenticated),
+            "another namespace"
+        );
+        identity.pods.take(Event::Apply(pod("claimed", "p-2", "Running")));
+        assert_eq!(
+            cause("team-a/claimed/p-2".to_owned()).await,
+            Err(Cause::Unauthenticated),
+            "a claimed owner"
+        );
+        identity.pods.take(Event::Apply(pod(&name, "p-1", "Failed")));
+        assert_eq!(cause(good).await, Err(Cause::Unauthenticated), "it has ended");
+    }
+}

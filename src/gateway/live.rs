@@ -1,0 +1,431 @@
+//! What one sandbox does on this gateway now: its connections, streams, rate and bytes.
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::limits::{Bucket, Limits};
+use super::refusal::{Cause, Refusal};
+use super::sandboxes::Sandbox;
+use crate::policy::{AppProtocol, Decision, HostName};
+
+/// Time between two notices of refusals to the owner of one sandbox.
+const NOTICE_EVERY: Duration = Duration::from_mins(1);
+
+/// Why the gateway cuts a connection off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The policy changed and does not allow it any more.
+    PolicyChanged(Decision),
+    /// The policy cannot be read any more.
+    PolicyUnknown,
+    /// The Pod ended.
+    PodGone,
+    /// The sandbox is deleted.
+    SandboxGone,
+    /// The sandbox has moved the bytes that it may.
+    BytesExceeded,
+    /// This gateway ends.
+    Draining,
+}
+
+impl Ending {
+    /// One word of a fixed set.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::PolicyChanged(_) => "PolicyChanged",
+            Self::PolicyUnknown => "PolicyUnknown",
+            Self::PodGone => "PodGone",
+            Self::SandboxGone => "SandboxGone",
+            Self::BytesExceeded => "EgressBytesExceeded",
+            Self::Draining => "Draining",
+        }
+    }
+}
+
+/// What is known of what a connection carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    Opened,
+    Protocol(AppProtocol, bool),
+    Request(String, String),
+}
+
+/// Where a connection leads.
+#[derive(Debug)]
+struct Target {
+    name: HostName,
+    port: u16,
+    stage: Mutex<Stage>,
+}
+
+/// A connection or a policy stream, as the registry knows it.
+#[derive(Debug)]
+pub struct Connection {
+    pod_uid: String,
+    target: Option<Target>,
+    ending: watch::Sender<Option<Ending>>,
+}
+
+impl Connection {
+    fn end(&self, ending: Ending) {
+        // The first reason stays.
+        self.ending.send_if_modified(|now| {
+            let first = now.is_none();
+            if first {
+                *now = Some(ending);
+            }
+            first
+        });
+    }
+
+    /// Ends what `sandbox`'s policy does not allow.
+    fn review(&self, sandbox: &Sandbox) {
+        let Some(target) = &self.target else {
+            if sandbox.policy.is_err() {
+                self.end(Ending::PolicyUnknown);
+            }
+            return;
+        };
+        let Ok(policy) = &sandbox.policy else { return self.end(Ending::PolicyUnknown) };
+        let (name, port) = (&target.name, target.port);
+        let decision = match &*target.stage.lock().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Opened => policy.decide(name, port),
+            Stage::Protocol(protocol, ech) => policy.decide_protocol(name, port, *protocol, *ech),
+            Stage::Request(method, path) => policy.decide_http(name, port, method, path),
+        };
+        if !decision.is_allowed() {
+            self.end(Ending::PolicyChanged(decision));
+        }
+    }
+}
+
+/// What one sandbox does on this gateway.
+#[derive(Debug)]
+pub struct Live {
+    sandbox: watch::Sender<Option<Arc<Sandbox>>>,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    next: AtomicU64,
+    rate: Mutex<Bucket>,
+    moved: AtomicI64,
+    most: AtomicI64,
+    notices: Mutex<(Option<Instant>, u64)>,
+    overflow: Mutex<(Bucket, u64)>,
+}
+
+impl Live {
+    /// Nothing yet of `sandbox`.
+    pub fn new(sandbox: Arc<Sandbox>, limits: &Limits) -> Self {
+        let most = AtomicI64::new(sandbox.most_bytes());
+        Self {
+            sandbox: watch::Sender::new(Some(sandbox)),
+            connections: Mutex::default(),
+            next: AtomicU64::new(0),
+            rate: Mutex::new(Bucket::new(limits.rate, limits.rate.saturating_mul(2), Instant::now())),
+            moved: AtomicI64::new(0),
+            most,
+            notices: Mutex::default(),
+            overflow: Mutex::new((Bucket::new(1, 5, Instant::now()), 0)),
+        }
+    }
+
+    /// The sandbox as it is now; `None` when it is deleted.
+    pub fn sandbox(&self) -> Option<Arc<Sandbox>> {
+        self.sandbox.borrow().clone()
+    }
+
+    /// Tells of every change.
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Sandbox>>> {
+        self.sandbox.subscribe()
+    }
+
+    /// The sandbox changed, or is deleted. What it does not allow any more ends.
+    pub fn update(&self, sandbox: Option<Arc<Sandbox>>) {
+        // First the sandbox, then the walk: whoever enters between the two is judged by the new one.
+        self.sandbox.send_replace(sandbox.clone());
+        let Some(sandbox) = sandbox else { return self.end_all(Ending::SandboxGone) };
+        self.most.store(sandbox.most_bytes(), Ordering::SeqCst);
+        for connection in self.all() {
+            connection.review(&sandbox);
+        }
+        if self.exceeded() {
+            self.end_tunnels(Ending::BytesExceeded);
+        }
+    }
+
+    /// The Pod with this UID ended.
+    pub fn pod_gone(&self, pod_uid: &str) {
+        self.all().iter().filter(|c| c.pod_uid == pod_uid).for_each(|c| c.end(Ending::PodGone));
+    }
+
+    /// Ends everything.
+    pub fn end_all(&self, ending: Ending) {
+        self.all().iter().for_each(|connection| connection.end(ending));
+    }
+
+    /// Ends the policy streams.
+    pub fn end_streams(&self, ending: Ending) {
+        self.all().iter().filter(|c| c.target.is_none()).for_each(|c| c.end(ending));
+    }
+
+    fn end_tunnels(&self, ending: Ending) {
+        self.all().iter().filter(|c| c.target.is_some()).for_each(|c| c.end(ending));
+    }
+
+    fn all(&self) -> Vec<Arc<Connection>> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more request is not too many for this second.
+    pub fn admit(&self, limits: &Limits) -> Result<(), Refusal> {
+        if self.rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+            return Ok(());
+        }
+        let message = format!("more than {} new connections of one sandbox a second", limits.rate);
+        Err(Refusal::new(Cause::TooManyConnections, message))
+    }
+
+    /// Counts a refusal of too many connections. `Some` if it should be recorded, with the number of those before it
+    /// that were not.
+    pub fn overflow(&self, now: Instant) -> Option<u64> {
+        let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bucket, unheard) = &mut *overflow;
+        if bucket.take(now) {
+            return Some(std::mem::take(unheard));
+        }
+        *unheard += 1;
+        None
+    }
+
+    /// Enters a connection of the Pod `pod_uid` to `target`, or a stream, before it is decided about, so that a change
+    /// of the policy finds it.
+    pub fn enter(
+        self: &Arc<Self>,
+        pod_uid: &str,
+        target: Option<(HostName, u16)>,
+        limits: &Limits,
+    ) -> Result<Entered, Refusal> {
+        let tunnel = target.is_some();
+        let target = target.map(|(name, port)| Target { name, port, stage: Mutex::new(Stage::Opened) });
+        let ending = watch::Sender::new(None);
+        let connection = Arc::new(Connection { pod_uid: pod_uid.to_owned(), target, ending });
+        let mut connections = self.lock();
+        let most = if tunnel { limits.connections } else { limits.streams };
+        if connections.values().filter(|c| c.target.is_some() == tunnel).count() >= most {
+            let message = format!("more than {most} connections of one sandbox at a time");
+            return Err(Refusal::new(Cause::TooManyConnections, message));
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        connections.insert(id, Arc::clone(&connection));
+        drop(connections);
+        Ok(Entered { live: Arc::clone(self), id, connection })
+    }
+
+    /// At least this many bytes were moved: what the sidecar knows of all gateways.
+    pub fn moved_at_least(&self, bytes: i64) {
+        self.moved.fetch_max(bytes, Ordering::SeqCst);
+    }
+
+    /// Whether the sandbox has moved the bytes that it may.
+    pub fn exceeded(&self) -> bool {
+        self.moved.load(Ordering::SeqCst) >= self.most.load(Ordering::SeqCst)
+    }
+
+    /// Counts bytes; when they are too many, every connection of the sandbox ends.
+    pub fn count(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let before = self.moved.fetch_add(bytes, Ordering::SeqCst);
+        let most = self.most.load(Ordering::SeqCst);
+        if before < most && before.saturating_add(bytes) >= most {
+            self.end_tunnels(Ending::BytesExceeded);
+        }
+    }
+
+    /// Counts a refusal. `Some` if the owner should be told now, with the number of those before it that he was not
+    /// told of.
+    pub fn notice(&self, now: Instant) -> Option<u64> {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, unheard) = &mut *notices;
+        if last.is_some_and(|last| now.saturating_duration_since(last) < NOTICE_EVERY) {
+            *unheard += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(unheard))
+    }
+
+    /// Connections and streams now.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+/// A connection that is entered, until it is dropped.
+#[derive(Debug)]
+pub struct Entered {
+    live: Arc<Live>,
+    id: u64,
+    connection: Arc<Connection>,
+}
+
+impl Entered {
+    /// What the connection carries: a change of the policy judges by it from now on.
+    pub fn carries(&self, protocol: AppProtocol, ech: bool) {
+        self.set(Stage::Protocol(protocol, ech));
+    }
+
+    /// It is not known any more what it carries.
+    pub fn carries_nothing(&self) {
+        self.set(Stage::Opened);
+    }
+
+    /// A handle for a request's method and path.
+    pub fn requests(&self) -> Requests {
+        Requests(Arc::clone(&self.connection))
+    }
+
+    fn set(&self, stage: Stage) {
+        Requests(Arc::clone(&self.connection)).set(stage);
+    }
+
+    /// Ready when the connection has to end.
+    pub async fn ended(&self) -> Ending {
+        let mut ending = self.connection.ending.subscribe();
+        // The sender lives in `self`: the channel cannot be closed.
+        match ending.wait_for(Option::is_some).await.map(|ending| *ending) {
+            Ok(Some(ending)) => ending,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Sets what the connection carries, request by request.
+#[derive(Debug)]
+pub struct Requests(Arc<Connection>);
+
+impl Requests {
+    /// This request is next.
+    pub fn next(&self, method: &str, path: &str) {
+        self.set(Stage::Request(method.to_owned(), path.to_owned()));
+    }
+
+    fn set(&self, stage: Stage) {
+        if let Some(target) = &self.0.target {
+            *target.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.live.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::task::{Context, Poll, Waker};
+
+    use super::super::sandboxes::tests::{sandbox, sandbox_with_bytes};
+    use super::*;
+
+    fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+        match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    fn target(name: &str) -> (HostName, u16) {
+        (name.parse().unwrap(), 443)
+    }
+
+    fn live(hosts: &[&str]) -> Arc<Live> {
+        Arc::new(Live::new(Arc::new(sandbox(1, hosts)), &Limits::default()))
+    }
+
+    #[test]
+    fn a_change_ends_what_it_does_not_allow_and_nothing_else() {
+        let (live, limits) = (live(&["a.example", "b.example"]), Limits::default());
+        let a = live.enter("p", Some(target("a.example")), &limits).unwrap();
+        let b = live.enter("p", Some(target("b.example")), &limits).unwrap();
+        b.carries(AppProtocol::Tls, false);
+        let stream = live.enter("p", None, &limits).unwrap();
+        live.update(Some(Arc::new(sandbox(2, &["b.example", "c.example"]))));
+        assert!(matches!(now(a.ended()), Some(Ending::PolicyChanged(_))));
+        assert_eq!(now(b.ended()), None);
+        assert_eq!(now(stream.ended()), None);
+        live.update(None);
+        assert_eq!(now(b.ended()), Some(Ending::SandboxGone));
+        assert!(matches!(now(a.ended()), Some(Ending::PolicyChanged(_))), "the first reason stays");
+        drop((a, b, stream));
+        assert_eq!(live.len(), 0);
+    }
+
+    #[test]
+    fn a_pod_takes_only_its_own_with_it() {
+        let (live, limits) = (live(&["a.example"]), Limits::default());
+        let old = live.enter("old", Some(target("a.example")), &limits).unwrap();
+        let new = live.enter("new", Some(target("a.example")), &limits).unwrap();
+        live.pod_gone("old");
+        assert_eq!(now(old.ended()), Some(Ending::PodGone));
+        assert_eq!(now(new.ended()), None);
+    }
+
+    #[test]
+    fn numbers_are_limited() {
+        let limits = Limits { connections: 3, streams: 1, ..Limits::default() };
+        let live = live(&["a.example"]);
+        let all: Vec<_> = (0..4)
+            .map(|_| live.enter("p", Some(target("a.example")), &limits))
+            .filter_map(Result::ok)
+            .collect();
+        assert_eq!(all.len(), 3);
+        let stream = live.enter("p", None, &limits).unwrap();
+        assert!(live.enter("p", None, &limits).is_err());
+        drop((all, stream));
+        let passed = (0..200).filter(|_| live.admit(&limits).is_ok()).count();
+        assert!((90..120).contains(&passed), "{passed}");
+        let start = Instant::now();
+        assert_eq!((0..20).filter(|_| live.overflow(start).is_some()).count(), 5);
+        assert_eq!(live.overflow(start + Duration::from_secs(1)), Some(15));
+    }
+
+    #[test]
+    fn bytes_are_limited_over_all_connections() {
+        let limits = Limits::default();
+        let live = Arc::new(Live::new(Arc::new(sandbox_with_bytes(1, 10_000)), &limits));
+        let a = live.enter("p", Some(target("a.example")), &limits).unwrap();
+        let b = live.enter("p", Some(target("a.example")), &limits).unwrap();
+        live.count(6000);
+        assert_eq!(now(a.ended()), None);
+        live.moved_at_least(7000);
+        live.moved_at_least(10);
+        live.count(3000);
+        assert_eq!(now(a.ended()), Some(Ending::BytesExceeded));
+        assert_eq!(now(b.ended()), Some(Ending::BytesExceeded));
+        assert!(live.exceeded());
+        live.update(Some(Arc::new(sandbox_with_bytes(2, 100_000))));
+        assert!(!live.exceeded(), "a raised limit opens again");
+        let c = live.enter("p", Some(target("a.example")), &limits).unwrap();
+        live.update(Some(Arc::new(sandbox_with_bytes(3, 5000))));
+        assert_eq!(now(c.ended()), Some(Ending::BytesExceeded));
+    }
+
+    #[test]
+    fn the_owner_hears_once_a_minute() {
+        let live = live(&[]);
+        let start = Instant::now();
+        assert_eq!(live.notice(start), Some(0));
+        assert_eq!(live.notice(start + Duration::from_secs(59)), None);
+        assert_eq!(live.notice(start + Duration::from_secs(60)), Some(1));
+    }
+}

@@ -1,0 +1,42 @@
+//! The egress gateway: the only way out of a sandbox by name. See `docs/design/0007-egress.md`.
+//!
+//! A connection passes, in this order: TLS ([`server`]), one request ([`request`]), who asks ([`identity`]), the
+//! sandbox's limits and policy ([`live`], [`sandboxes`]), resolving ([`resolve`]), the address ([`vetting`]), dialling
+//! ([`dial`]), what the agent says first ([`first_bytes`]), and then [`relay`], until either side, a limit or a change
+//! of the policy ends it and one record is written ([`tunnel`]).
+mod canary;
+mod certificate;
+mod client_hello;
+mod context;
+mod dial;
+mod endpoints;
+mod first_bytes;
+mod http;
+mod identity;
+mod limits;
+mod live;
+mod notices;
+mod options;
+mod pods;
+mod policy_stream;
+mod records;
+mod refusal;
+mod relay;
+mod request;
+mod resolve;
+mod run;
+mod sandboxes;
+mod server;
+mod sniff;
+mod sources;
+mod tokens;
+mod tunnel;
+mod vetting;
+
+#[cfg(test)]
+mod end_to_end;
+#[cfg(test)]
+mod rig;
+
+pub use options::Options;
+pub use run::{RunError, run};

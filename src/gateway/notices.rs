@@ -1,0 +1,138 @@
+//! What the owner of a sandbox hears of refusals: an event on the AgentSandbox, at most one a minute.
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client, Resource};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::live::Live;
+use super::refusal::Refusal;
+use super::sandboxes::Sandbox;
+use crate::api::v1alpha1::AgentSandbox;
+
+const CONTROLLER: &str = "agentsandbox-gateway";
+
+/// Reason of the events.
+const REASON: &str = "EgressDenied";
+
+/// Notices that wait at most; the records have all refusals.
+const WAITING: usize = 256;
+
+/// Time for one event.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest note that the API server takes.
+const MAX_NOTE: usize = 1024;
+
+/// Something to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Whose sandbox.
+    pub sandbox: Arc<Sandbox>,
+    /// What was refused, and why.
+    pub note: String,
+}
+
+/// Takes notices.
+#[derive(Clone, Debug)]
+pub struct Notices(mpsc::Sender<Notice>);
+
+/// The notices, and where they arrive.
+pub fn channel() -> (Notices, mpsc::Receiver<Notice>) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    (Notices(sender), receiver)
+}
+
+impl Notices {
+    /// Tells the owner of the refusal of `target`, unless he was told of one within the minute.
+    pub fn refused(&self, live: &Live, sandbox: &Arc<Sandbox>, target: &str, refusal: &Refusal) {
+        if !refusal.cause.is_denial() {
+            return;
+        }
+        let Some(unheard) = live.notice(Instant::now()) else { return };
+        let mut note = format!("{target} refused ({}): {}", refusal.cause.word(), refusal.message);
+        if unheard > 0 {
+            note.push_str(&format!("; {unheard} more since the last event"));
+        }
+        let end = (0..=note.len().min(MAX_NOTE)).rev().find(|end| note.is_char_boundary(*end));
+        note.truncate(end.unwrap_or(0));
+        // When too many wait, this one is left out.
+        let _ = self.0.try_send(Notice { sandbox: Arc::clone(sandbox), note });
+    }
+}
+
+/// Publishes notices until nobody sends any.
+pub async fn publish(client: Client, instance: &str, mut notices: mpsc::Receiver<Notice>) {
+    while let Some(notice) = notices.recv().await {
+        let api = Api::<Event>::namespaced(client.clone(), &notice.sandbox.identity.namespace);
+        let event = event(&notice, instance, Timestamp::now());
+        match timeout(PATIENCE, api.create(&PostParams::default(), &event)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "event not published"),
+            Err(_) => tracing::warn!("event not published: the API server does not answer in time"),
+        }
+    }
+}
+
+fn event(notice: &Notice, instance: &str, now: Timestamp) -> Event {
+    let identity = &notice.sandbox.identity;
+    Event {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}.", identity.name)),
+            namespace: Some(identity.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        action: Some("Connect".to_owned()),
+        reason: Some(REASON.to_owned()),
+        note: Some(notice.note.clone()),
+        type_: Some("Warning".to_owned()),
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(instance.to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some(AgentSandbox::api_version(&()).into_owned()),
+            kind: Some(AgentSandbox::kind(&()).into_owned()),
+            name: Some(identity.name.clone()),
+            namespace: Some(identity.namespace.clone()),
+            uid: Some(identity.uid.clone()),
+            ..ObjectReference::default()
+        }),
+        ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::Limits;
+    use super::super::refusal::Cause;
+    use super::super::sandboxes::tests::sandbox;
+    use super::*;
+
+    #[test]
+    fn the_owner_hears_of_denials_once_a_minute() {
+        let sandbox = Arc::new(sandbox(1, &[]));
+        let live = Live::new(Arc::clone(&sandbox), &Limits::default());
+        let (notices, mut received) = channel();
+        let tell = |cause| {
+            let refusal = Refusal::new(cause, "\u{e4}".repeat(1000));
+            notices.refused(&live, &sandbox, "evil.example:443", &refusal);
+        };
+        tell(Cause::DialFailed);
+        assert!(received.try_recv().is_err(), "the state of the world is no denial");
+        tell(Cause::AddressRefused);
+        tell(Cause::AddressRefused);
+        let notice = received.try_recv().unwrap();
+        assert!(
+            notice.note.starts_with("evil.example:443 refused (AddressRefused)") && notice.note.len() <= 1024
+        );
+        assert!(received.try_recv().is_err());
+        let event = event(&notice, "gateway-0", Timestamp::UNIX_EPOCH);
+        assert_eq!(event.regarding.unwrap().uid.as_deref(), Some("s-1"));
+    }
+}

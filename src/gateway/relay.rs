@@ -1,0 +1,419 @@
+//! Both directions of a connection, in one task and with little memory: bytes of the agent go to the server straight
+//! out of the TLS layer's own buffer, and a buffer for the other direction exists only while bytes arrive.
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::http::inspect::Inspector;
+use super::limits::Limits;
+use super::live::Live;
+use super::refusal::Refusal;
+
+/// Bytes that are read from the server at a time: one TLS record.
+const PIECE: usize = 16 * 1024;
+
+/// How the peers ended a connection.
+#[derive(Debug)]
+pub enum End {
+    /// Both have said all.
+    Closed,
+    /// The agent's side broke off.
+    AgentLost(io::Error),
+    /// The server broke off.
+    ServerLost(io::Error),
+    /// Neither said anything for too long.
+    Idle,
+    /// The head of a request did not come to its end in time.
+    Slow,
+    /// A request is refused. `unanswered`: the server may still answer an earlier one.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// Whether the server may still answer an earlier request.
+        unanswered: bool,
+    },
+}
+
+/// Bytes that were moved; outlives the relay, however that ends.
+#[derive(Debug, Default)]
+pub struct Meter {
+    out: AtomicU64,
+    into: AtomicU64,
+}
+
+impl Meter {
+    /// Bytes from the agent to the server.
+    pub fn outward(&self) -> u64 {
+        self.out.load(Ordering::Relaxed)
+    }
+
+    /// Bytes from the server to the agent.
+    pub fn inward(&self) -> u64 {
+        self.into.load(Ordering::Relaxed)
+    }
+}
+
+/// Both directions of a connection.
+pub struct Relay<'a, A> {
+    agent: &'a mut A,
+    server: &'a mut TcpStream,
+    /// Checks requests, where they are checked.
+    inspector: Option<&'a mut Inspector>,
+    meter: &'a Meter,
+    live: &'a Live,
+    /// Bytes for the server that come before those of the agent.
+    out: Vec<u8>,
+    out_done: usize,
+    /// Bytes for the agent.
+    into: Vec<u8>,
+    into_done: usize,
+    up: Direction,
+    down: Direction,
+    /// Bytes went to the server since some came from it.
+    unanswered: bool,
+    last: Instant,
+    head_since: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+    idle: Duration,
+    half_idle: Duration,
+    head: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Open,
+    /// All is read; what is left has to be written and the end told.
+    Ending,
+    Ended,
+}
+
+impl<A> std::fmt::Debug for Relay<'_, A> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Relay")
+            .field("up", &self.up)
+            .field("down", &self.down)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, A: AsyncBufRead + AsyncWrite + Unpin> Relay<'a, A> {
+    /// Between `agent` and `server`, beginning with `first` for the server.
+    pub fn new(
+        agent: &'a mut A,
+        server: &'a mut TcpStream,
+        inspector: Option<&'a mut Inspector>,
+        first: Vec<u8>,
+        (meter, live, limits): (&'a Meter, &'a Live, &Limits),
+    ) -> Self {
+        let now = Instant::now();
+        let head_since = inspector.as_ref().is_some_and(|inspector| inspector.in_head()).then_some(now);
+        Self {
+            agent,
+            server,
+            inspector,
+            meter,
+            live,
+            unanswered: !first.is_empty(),
+            out: first,
+            out_done: 0,
+            into: Vec::new(),
+            into_done: 0,
+            up: Direction::Open,
+            down: Direction::Open,
+            last: now,
+            head_since,
+            timer: Box::pin(sleep_until(now + limits.idle)),
+            idle: limits.idle,
+            half_idle: limits.half_idle,
+            head: limits.head,
+        }
+    }
+
+    /// Moves bytes until the end.
+    pub async fn run(mut self) -> End {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        // The answers first: then a refusal knows whether one is missing.
+        if let Poll::Ready(Err(end)) = self.poll_down(context) {
+            return Poll::Ready(end);
+        }
+        if let Poll::Ready(Err(end)) = self.poll_up(context) {
+            return Poll::Ready(end);
+        }
+        if (self.up, self.down) == (Direction::Ended, Direction::Ended) {
+            return Poll::Ready(End::Closed);
+        }
+        self.poll_time(context)
+    }
+
+    fn poll_up(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        loop {
+            if self.out_done < self.out.len() {
+                let rest = self.out.get(self.out_done..).unwrap_or_default();
+                let written = ready!(Pin::new(&mut *self.server).poll_write(context, rest));
+                match written {
+                    Ok(0) => return Poll::Ready(Err(End::ServerLost(io::ErrorKind::WriteZero.into()))),
+                    Ok(written) => {
+                        self.out_done += written;
+                        self.sent(written);
+                    }
+                    Err(error) => return Poll::Ready(Err(End::ServerLost(error))),
+                }
+                continue;
+            }
+            if self.out.capacity() > 0 {
+                (self.out, self.out_done) = (Vec::new(), 0);
+            }
+            match self.up {
+                Direction::Ended => return Poll::Ready(Ok(())),
+                Direction::Ending => {
+                    // A server that is gone has heard enough.
+                    let _ = ready!(Pin::new(&mut *self.server).poll_shutdown(context));
+                    self.up = Direction::Ended;
+                    continue;
+                }
+                Direction::Open => {}
+            }
+            let piece = match ready!(Pin::new(&mut *self.agent).poll_fill_buf(context)) {
+                Ok(piece) => piece,
+                Err(error) => return Poll::Ready(Err(End::AgentLost(error))),
+            };
+            if piece.is_empty() {
+                self.up = Direction::Ending;
+                continue;
+            }
+            let taken = match &mut self.inspector {
+                Some(inspector) => {
+                    let result = inspector.push(piece, &mut self.out);
+                    self.head_since = match self.head_since {
+                        _ if !inspector.in_head() => None,
+                        None => Some(Instant::now()),
+                        since => since,
+                    };
+                    if let Err(refusal) = result {
+                        return Poll::Ready(Err(End::Refused { refusal, unanswered: self.unanswered }));
+                    }
+                    self.last = Instant::now();
+                    piece.len()
+                }
+                None => match ready!(Pin::new(&mut *self.server).poll_write(context, piece)) {
+                    Ok(0) => return Poll::Ready(Err(End::ServerLost(io::ErrorKind::WriteZero.into()))),
+                    Ok(written) => written,
+                    Err(error) => return Poll::Ready(Err(End::ServerLost(error))),
+                },
+            };
+            Pin::new(&mut *self.agent).consume(taken);
+            if self.inspector.is_none() {
+                self.sent(taken);
+            }
+        }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.meter.out.fetch_add(bytes, Ordering::Relaxed);
+        self.live.count(bytes);
+        self.unanswered = true;
+        self.last = Instant::now();
+    }
+
+    fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        loop {
+            if self.into_done < self.into.len() {
+                let rest = self.into.get(self.into_done..).unwrap_or_default();
+                match ready!(Pin::new(&mut *self.agent).poll_write(context, rest)) {
+                    Ok(0) => return Poll::Ready(Err(End::AgentLost(io::ErrorKind::WriteZero.into()))),
+                    Ok(written) => {
+                        self.into_done += written;
+                        let written = u64::try_from(written).unwrap_or(u64::MAX);
+                        self.meter.into.fetch_add(written, Ordering::Relaxed);
+                        self.live.count(written);
+                        self.last = Instant::now();
+                    }
+                    Err(error) => return Poll::Ready(Err(End::AgentLost(error))),
+                }
+                continue;
+            }
+            match self.down {
+                Direction::Ended => return Poll::Ready(Ok(())),
+                Direction::Ending => {
+                    let _ = ready!(Pin::new(&mut *self.agent).poll_shutdown(context));
+                    self.down = Direction::Ended;
+                    continue;
+                }
+                Direction::Open => {}
+            }
+            match self.server.poll_read_ready(context) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(End::ServerLost(error))),
+                Poll::Pending => {
+                    (self.into, self.into_done) = (Vec::new(), 0);
+                    return match ready!(Pin::new(&mut *self.agent).poll_flush(context)) {
+                        Ok(()) => Poll::Pending,
+                        Err(error) => Poll::Ready(Err(End::AgentLost(error))),
+                    };
+                }
+            }
+            self.into.clear();
+            self.into_done = 0;
+            self.into.reserve_exact(PIECE);
+            match self.server.try_read_buf(&mut self.into) {
+                Ok(0) => self.down = Direction::Ending,
+                Ok(_) => {
+                    self.unanswered = false;
+                    self.last = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(End::ServerLost(error))),
+            }
+        }
+    }
+
+    fn poll_time(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let half = Direction::Open != self.up || Direction::Open != self.down;
+            let idle = self.last + if half { self.half_idle } else { self.idle };
+            let (deadline, end) = match self.head_since.map(|since| since + self.head) {
+                Some(head) if head < idle => (head, End::Slow),
+                _ => (idle, End::Idle),
+            };
+            // A timer that is early is set again when it rings, and not with every byte.
+            if deadline < self.timer.deadline() {
+                self.timer.as_mut().reset(deadline);
+            }
+            ready!(self.timer.as_mut().poll(context));
+            if Instant::now() >= deadline {
+                return Poll::Ready(end);
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
+    use tokio::net::TcpListener;
+
+    use super::super::sandboxes::tests::{sandbox, sandbox_with_bytes};
+    use super::*;
+
+    struct Rig {
+        agent: DuplexStream,
+        server: TcpStream,
+        relay: tokio::task::JoinHandle<(End, u64, u64)>,
+        live: Arc<Live>,
+    }
+
+    async fn rig(limits: Limits) -> Rig {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut upstream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let (agent, inner) = duplex(64 * 1024);
+        let live = Arc::new(Live::new(Arc::new(sandbox_with_bytes(1, 1 << 30)), &limits));
+        let shared = Arc::clone(&live);
+        let relay = tokio::spawn(async move {
+            let (meter, mut inner) = (Meter::default(), BufReader::new(inner));
+            let end =
+                Relay::new(&mut inner, &mut upstream, None, b"first ".to_vec(), (&meter, &shared, &limits))
+                    .run()
+                    .await;
+            (end, meter.outward(), meter.inward())
+        });
+        Rig { agent, server, relay, live }
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways_and_are_counted() {
+        let mut rig = rig(Limits::default()).await;
+        let (up, down) = (vec![1_u8; 3_000_000], vec![2_u8; 2_000_000]);
+        let (mut from_agent, mut to_agent) = tokio::io::split(rig.agent);
+        let (mut from_server, mut to_server) = rig.server.into_split();
+        let sending = tokio::spawn({
+            let up = up.clone();
+            async move {
+                to_agent.write_all(&up).await.unwrap();
+                to_agent.shutdown().await.unwrap();
+            }
+        });
+        let answering = tokio::spawn({
+            let down = down.clone();
+            async move { to_server.write_all(&down).await.unwrap() }
+        });
+        let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
+        tokio::join!(async { from_server.read_to_end(&mut got_up).await.unwrap() }, async {
+            from_agent.read_to_end(&mut got_down).await.unwrap()
+        },);
+        sending.await.unwrap();
+        answering.await.unwrap();
+        assert!(got_up.starts_with(b"first ") && got_up[6..] == up);
+        assert_eq!(got_down, down);
+        let (end, out, into) = (&mut rig.relay).await.unwrap();
+        assert!(matches!(end, End::Closed), "{end:?}");
+        assert_eq!((out, into), (3_000_006, 2_000_000));
+    }
+
+    #[tokio::test]
+    async fn one_direction_may_end_first() {
+        let mut rig = rig(Limits::default()).await;
+        rig.agent.write_all(b"question").await.unwrap();
+        rig.agent.shutdown().await.unwrap();
+        let mut question = String::new();
+        rig.server.read_to_string(&mut question).await.unwrap();
+        assert_eq!(question, "first question");
+        rig.server.write_all(b"answer").await.unwrap();
+        drop(rig.server);
+        let mut answer = String::new();
+        rig.agent.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+        assert!(matches!(rig.relay.await.unwrap().0, End::Closed));
+    }
+
+    #[tokio::test]
+    async fn silence_ends_it_and_bytes_do_not() {
+        let limits = Limits { idle: Duration::from_millis(300), ..Limits::default() };
+        let mut rig = rig(limits).await;
+        for _ in 0..8 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            rig.server.write_all(b"x").await.unwrap();
+        }
+        assert!(!rig.relay.is_finished());
+        let (end, _, into) = rig.relay.await.unwrap();
+        assert!(matches!(end, End::Idle), "{end:?}");
+        assert_eq!(into, 8);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_breaks_off_is_told_from_one_that_ends() {
+        let rig = rig(Limits::default()).await;
+        rig.server.set_zero_linger().unwrap();
+        drop(rig.server);
+        assert!(matches!(rig.relay.await.unwrap().0, End::ServerLost(_)));
+    }
+
+    #[tokio::test]
+    async fn bytes_count_for_the_sandbox() {
+        let mut rig = rig(Limits::default()).await;
+        rig.live.update(Some(Arc::new(sandbox(2, &["a.example"]))));
+        rig.agent.write_all(&[0; 1000]).await.unwrap();
+        rig.server.read_exact(&mut [0; 1006]).await.unwrap();
+        rig.server.write_all(&[0; 94]).await.unwrap();
+        rig.agent.read_exact(&mut [0; 94]).await.unwrap();
+        rig.live.update(Some(Arc::new(sandbox_with_bytes(3, 1100))));
+        assert!(rig.live.exceeded());
+        rig.live.update(Some(Arc::new(sandbox_with_bytes(4, 1101))));
+        assert!(!rig.live.exceeded());
+    }
+}

@@ -1,0 +1,413 @@
+//! One connection of an agent, from its request to its record.
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::context::Context;
+use super::first_bytes::{self, Decide, Failure, Tell};
+use super::http::inspect::{Inspector, Judge};
+use super::identity::Peer;
+use super::live::{Ending, Entered, Live, Requests};
+use super::refusal::{Cause, Refusal};
+use super::relay::{End, Meter, Relay};
+use super::request::Connect;
+use super::sandboxes::Sandbox;
+use crate::audit::{NetworkEvent, NetworkOutcome, now_ms};
+use crate::policy::{AppProtocol, Decision, EffectivePolicy, HostName, Reason};
+
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection Established\r\n\r\n";
+
+/// Time for an answer to be taken, and for the peer to hang up after it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes of a refused connection that are read and dropped, so that the answer is not lost in a reset.
+const DROPPED: usize = 256 * 1024;
+
+/// Why a connection is over.
+#[derive(Debug)]
+enum Over {
+    /// Refused before it was made.
+    Before(Refusal),
+    /// Refused for what was said on it.
+    After(Refusal, Tell),
+    /// Ended by the peers, or by a time limit.
+    End(End),
+    /// Cut off.
+    Cut(Ending),
+    /// The agent never said anything.
+    Silent,
+}
+
+/// What is known of a connection, for its record.
+#[derive(Debug)]
+struct Story {
+    policy: Option<(i64, String)>,
+    /// Index of the rule; `usize::MAX` for none.
+    rule: Arc<AtomicUsize>,
+    address: Option<SocketAddr>,
+    protocol: Option<&'static str>,
+    requests: Option<u64>,
+    detail: Option<String>,
+    meter: Meter,
+}
+
+/// Serves a request of `peer` for a connection.
+pub async fn serve<A>(context: &Context, agent: &mut A, peer: &Peer, wish: &Connect, source: SocketAddr)
+where
+    A: AsyncBufRead + AsyncWrite + Unpin,
+{
+    let (started, clock) = (now_ms(), Instant::now());
+    let mut story = Story {
+        policy: None,
+        rule: Arc::new(AtomicUsize::new(usize::MAX)),
+        address: None,
+        protocol: None,
+        requests: None,
+        detail: None,
+        meter: Meter::default(),
+    };
+    context.metrics.active.inc();
+    let over = match attempt(context, agent, peer, wish, &mut story, clock).await {
+        Ok(over) | Err(over) => over,
+    };
+    context.metrics.active.dec();
+    // Recorded before anybody is told.
+    tell(context, peer, wish, source, story, &over, (started, clock)).await;
+    farewell(agent, &over).await;
+}
+
+/// Writes the record, and tells the owner.
+async fn tell(
+    context: &Context,
+    peer: &Peer,
+    wish: &Connect,
+    source: SocketAddr,
+    story: Story,
+    over: &Over,
+    (started, clock): (i64, Instant),
+) {
+    let (outcome, reason, detail) = judgement(over);
+    let allowed = outcome != NetworkOutcome::Refused;
+    context.metrics.ended(allowed, reason);
+    context.metrics.moved(story.meter.outward(), story.meter.inward());
+    let refusal = match over {
+        Over::Before(refusal) | Over::After(refusal, _) | Over::End(End::Refused { refusal, .. }) => {
+            Some(refusal)
+        }
+        _ => None,
+    };
+    let sandbox = peer.live.sandbox().unwrap_or_else(|| Arc::clone(&peer.sandbox));
+    let suppressed = match refusal {
+        Some(refusal) if refusal.cause == Cause::TooManyConnections => {
+            match peer.live.overflow(Instant::now()) {
+                Some(suppressed) => suppressed,
+                None => return,
+            }
+        }
+        _ => 0,
+    };
+    let rule = match refusal {
+        Some(refusal) if refusal.rule.is_some() => refusal.rule,
+        _ => Some(story.rule.load(Ordering::Relaxed)).filter(|rule| *rule != usize::MAX),
+    };
+    let (host, port) = match &wish.target {
+        Ok((name, port)) => (name.to_string(), Some(*port)),
+        Err(_) => (wish.written.clone(), None),
+    };
+    let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    context
+        .records
+        .write(NetworkEvent {
+            sandbox: Some(peer.sandbox.identity.clone()),
+            pod: Some(peer.pod.clone()),
+            policy: story.policy,
+            source,
+            via: Some(wish.via),
+            host: Some(host),
+            port,
+            address: story.address,
+            protocol: story.protocol,
+            outcome,
+            rule,
+            reason,
+            detail: [story.detail, detail].into_iter().flatten().reduce(|all, more| format!("{all}; {more}")),
+            bytes_out: signed(story.meter.outward()),
+            bytes_in: signed(story.meter.inward()),
+            requests: story.requests,
+            started,
+            duration: i64::try_from(clock.elapsed().as_millis()).unwrap_or(i64::MAX),
+            suppressed,
+        })
+        .await;
+    if let Some(refusal) = refusal {
+        context.notices.refused(&peer.live, &sandbox, &wish.written, refusal);
+    }
+}
+
+async fn attempt<A>(
+    context: &Context,
+    agent: &mut A,
+    peer: &Peer,
+    wish: &Connect,
+    story: &mut Story,
+    clock: Instant,
+) -> Result<Over, Over>
+where
+    A: AsyncBufRead + AsyncWrite + Unpin,
+{
+    if context.is_draining() {
+        let message = "this gateway is about to end; another one takes new connections";
+        return Err(Over::Before(Refusal::new(Cause::Draining, message)));
+    }
+    peer.live.admit(&context.limits).map_err(Over::Before)?;
+    let (name, port) = wish.target.clone().map_err(|error| {
+        Over::Before(Refusal::new(
+            Cause::Policy(Reason::InvalidName),
+            format!("a host name is needed, not {error}"),
+        ))
+    })?;
+    // First entered and then judged: a change of the policy finds it, or is already in force.
+    let target = Some((name.clone(), port));
+    let entered = peer.live.enter(&peer.pod.uid, target, &context.limits).map_err(Over::Before)?;
+    let mut policy = Policy { live: Arc::clone(&peer.live), name, port, rule: Arc::clone(&story.rule) };
+    peer.live.moved_at_least(wish.moved);
+    story.policy = policy
+        .sandbox()
+        .ok()
+        .and_then(|sandbox| Some((sandbox.generation, sandbox.policy.as_ref().ok()?.digest().to_owned())));
+    policy.ask(EffectivePolicy::decide).map_err(Over::Before)?;
+    if peer.live.exceeded() {
+        let message = "the sandbox has moved the bytes that spec.network.limits.egressBytes allows";
+        return Err(Over::Before(Refusal::new(Cause::EgressBytesExceeded, message)));
+    }
+    let mut server = tokio::select! {
+        ending = entered.ended() => return Err(Over::Cut(ending)),
+        server = connect(context, &policy.name, port, story) => server.map_err(Over::Before)?,
+    };
+    if !matches!(timeout(PATIENCE, established(agent)).await, Ok(Ok(()))) {
+        return Err(Over::End(End::AgentLost(std::io::ErrorKind::TimedOut.into())));
+    }
+    context.metrics.setup.observe(clock.elapsed().as_secs_f64());
+    let (first, mut inspector) = tokio::select! {
+        ending = entered.ended() => return Err(Over::Cut(ending)),
+        begun = begin(context, agent, &server, &entered, &mut policy, story) => begun?,
+    };
+    let meters = (&story.meter, peer.live.as_ref(), &context.limits);
+    let relay = Relay::new(agent, &mut server, inspector.as_mut(), first, meters);
+    let over = tokio::select! {
+        biased;
+        ending = entered.ended() => Over::Cut(ending),
+        end = relay.run() => Over::End(end),
+    };
+    story.requests = inspector.map(|inspector| inspector.requests());
+    Ok(over)
+}
+
+async fn established<A: AsyncWrite + Unpin>(agent: &mut A) -> std::io::Result<()> {
+    agent.write_all(ESTABLISHED).await?;
+    agent.flush().await
+}
+
+/// A connection to an address of `name` that may be dialled.
+async fn connect(
+    context: &Context,
+    name: &HostName,
+    port: u16,
+    story: &mut Story,
+) -> Result<TcpStream, Refusal> {
+    let addresses = context
+        .resolver
+        .resolve(name)
+        .await
+        .map_err(|error| Refusal::new(Cause::ResolutionFailed, error.to_string()))?;
+    let vetted = context.vetting.sort(addresses, port);
+    if !vetted.bad.is_empty() {
+        let bad: Vec<String> = vetted.bad.iter().map(|(ip, class)| format!("{ip} ({class})")).collect();
+        let message = format!("{name} leads to addresses that no rule opens: {}", bad.join(", "));
+        if vetted.good.is_empty() {
+            return Err(Refusal::new(Cause::AddressRefused, message));
+        }
+        story.detail = Some(message);
+    }
+    let (server, address) = context.dialer.dial(&vetted.good).await.map_err(|error| {
+        Refusal::new(Cause::DialFailed, format!("{name}:{port} takes no connection: {error}"))
+    })?;
+    story.address = Some(address);
+    Ok(server)
+}
+
+/// What goes to the server first, and who checks the rest.
+async fn begin<A>(
+    context: &Context,
+    agent: &mut A,
+    server: &TcpStream,
+    entered: &Entered,
+    policy: &mut Policy,
+    story: &mut Story,
+) -> Result<(Vec<u8>, Option<Inspector>), Over>
+where
+    A: AsyncBufRead + AsyncWrite + Unpin,
+{
+    let anything = |policy: &Policy| policy.decide(AppProtocol::Other, false).is_ok();
+    if anything(policy) {
+        entered.carries(AppProtocol::Other, false);
+        // Asked again, because the policy may have changed before it was told what the connection carries.
+        if anything(policy) {
+            return Ok((Vec::new(), None));
+        }
+        entered.carries_nothing();
+    }
+    let mut decide = Carrying { policy: &mut *policy, entered };
+    let name = decide.policy.name.clone();
+    let begun = first_bytes::read(agent, server, &name, &context.limits, &mut decide).await;
+    let begun = begun.map_err(|failure| match failure {
+        Failure::Refused(refusal, tell) => Over::After(refusal, tell),
+        Failure::Left | Failure::ServerLeft => Over::End(End::Closed),
+        Failure::Silent => Over::Silent,
+    })?;
+    story.protocol = Some(match begun.protocol {
+        AppProtocol::Tls => "tls",
+        AppProtocol::Http => "http",
+        AppProtocol::Other => "other",
+    });
+    if begun.protocol != AppProtocol::Http {
+        return Ok((begun.bytes, None));
+    }
+    let judge = Requested { policy: policy.clone(), requests: entered.requests() };
+    let mut inspector = Inspector::new(policy.name.clone(), policy.port, Box::new(judge));
+    let mut first = Vec::new();
+    match inspector.push(&begun.bytes, &mut first) {
+        Ok(()) => Ok((first, Some(inspector))),
+        Err(refusal) => Err(Over::After(refusal, Tell::Response)),
+    }
+}
+
+/// The policy of this moment for one connection.
+#[derive(Debug, Clone)]
+struct Policy {
+    live: Arc<Live>,
+    name: HostName,
+    port: u16,
+    rule: Arc<AtomicUsize>,
+}
+
+impl Policy {
+    fn sandbox(&self) -> Result<Arc<Sandbox>, Refusal> {
+        let message = "the sandbox is not known here any more";
+        self.live.sandbox().ok_or_else(|| Refusal::new(Cause::PolicyUnknown, message))
+    }
+
+    fn ask(&self, question: impl Fn(&EffectivePolicy, &HostName, u16) -> Decision) -> Result<(), Refusal> {
+        let sandbox = self.sandbox()?;
+        let policy = sandbox.policy.as_ref().map_err(|error| {
+            let message = format!("spec.network of the sandbox cannot be read: {error}");
+            Refusal::new(Cause::PolicyUnknown, message)
+        })?;
+        let decision = question(policy, &self.name, self.port);
+        if !decision.is_allowed() {
+            return Err(Refusal::by_policy(&decision, &sandbox.full_name(), &self.name, self.port));
+        }
+        self.rule.store(decision.rule.unwrap_or(usize::MAX), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn decide(&self, protocol: AppProtocol, encrypted: bool) -> Result<(), Refusal> {
+        self.ask(|policy, name, port| policy.decide_protocol(name, port, protocol, encrypted))
+    }
+}
+
+/// Says what the connection carries before it is judged by that.
+struct Carrying<'a> {
+    policy: &'a mut Policy,
+    entered: &'a Entered,
+}
+
+impl Decide for Carrying<'_> {
+    fn decide(&mut self, protocol: AppProtocol, encrypted: bool) -> Result<(), Refusal> {
+        self.entered.carries(protocol, encrypted);
+        self.policy.decide(protocol, encrypted)
+    }
+}
+
+/// The same for every request.
+struct Requested {
+    policy: Policy,
+    requests: Requests,
+}
+
+impl Judge for Requested {
+    fn judge(&mut self, method: &str, path: &str) -> Result<(), Refusal> {
+        self.requests.next(method, path);
+        self.policy.ask(|policy, name, port| policy.decide_http(name, port, method, path))
+    }
+}
+
+/// Tells the agent, where it can be told.
+async fn farewell<A: AsyncBufRead + AsyncWrite + Unpin>(agent: &mut A, over: &Over) {
+    let last = match over {
+        Over::Before(refusal)
+        | Over::After(refusal, Tell::Response)
+        | Over::End(End::Refused { refusal, unanswered: false }) => refusal.response(),
+        Over::After(_, Tell::Alert(number)) => first_bytes::alert(*number).to_vec(),
+        Over::After(_, Tell::Close) | Over::Silent | Over::End(End::Closed | End::Idle) => Vec::new(),
+        // Broken off, and seen to be: the end of the connection is not the end of what was said.
+        Over::End(_) | Over::Cut(_) => return,
+    };
+    finish(agent, &last).await;
+}
+
+/// Says `last`, ends, and waits a little until the peer hangs up.
+pub async fn finish<A: AsyncBufRead + AsyncWrite + Unpin>(agent: &mut A, last: &[u8]) {
+    let ending = async {
+        agent.write_all(last).await?;
+        agent.shutdown().await?;
+        let mut dropped = 0;
+        while dropped < DROPPED {
+            let length = agent.fill_buf().await?.len();
+            if length == 0 {
+                break;
+            }
+            agent.consume(length);
+            dropped += length;
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    // Who does not listen does not want to know.
+    let _ = timeout(PATIENCE, ending).await;
+}
+
+/// How a connection is recorded: outcome, reason and what is to say about it.
+fn judgement(over: &Over) -> (NetworkOutcome, &'static str, Option<String>) {
+    match over {
+        Over::Before(refusal) | Over::After(refusal, _) | Over::End(End::Refused { refusal, .. }) => {
+            let failed = refusal.cause.is_failure();
+            let outcome = if failed { NetworkOutcome::Failed } else { NetworkOutcome::Refused };
+            (outcome, refusal.cause.word(), Some(refusal.message.clone()))
+        }
+        Over::End(End::Closed) => (NetworkOutcome::Closed, Reason::AllowedByRule.as_str(), None),
+        Over::End(End::AgentLost(error)) => (NetworkOutcome::Reset, "AgentReset", Some(lost(error))),
+        Over::End(End::ServerLost(error)) => (NetworkOutcome::Reset, "ServerReset", Some(lost(error))),
+        Over::End(End::Idle) | Over::Silent => (NetworkOutcome::Reset, "IdleTimeout", None),
+        Over::End(End::Slow) => (NetworkOutcome::Reset, Cause::TooSlow.word(), None),
+        Over::Cut(ending) => {
+            let detail = match ending {
+                Ending::PolicyChanged(decision) => Some(format!("not allowed any more: {}", decision.reason)),
+                _ => None,
+            };
+            (NetworkOutcome::Reset, ending.word(), detail)
+        }
+    }
+}
+
+fn lost(error: &std::io::Error) -> String {
+    match error.kind() {
+        // What the TLS layer says of it is a page of its manual.
+        std::io::ErrorKind::UnexpectedEof => "the connection ended in the middle".to_owned(),
+        _ => error.to_string(),
+    }
+}
