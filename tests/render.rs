@@ -58,6 +58,7 @@ const MODEL_RULE: &str = "network: {egress: [{service: {name: model, namespace: 
 #[case("research", &[])]
 #[case("gvisor", &[])]
 #[case("userns", &["--user-namespaces"])]
+#[case("domains", &[])]
 fn the_objects_of_a_sample_are_printed(#[case] sample: &str, #[case] more: &[&str]) {
     let file = format!("config/samples/{sample}.yaml");
     let ran = render(&[&["--file", file.as_str()], more].concat(), "");
@@ -137,6 +138,17 @@ fn a_refusal_is_said_on_standard_error(#[case] spec: &str, #[case] field: &str, 
     assert!(lines[0].ends_with(&format!("[{reason}]")), "{}", ran.err);
 }
 
+/// Offline a Service that nobody named is no mistake in the rule.
+#[test]
+fn a_service_that_is_not_there_is_asked_for() {
+    let ran = render(&["-f", "-"], &sandbox(MODEL_RULE));
+    assert!(
+        ran.err.contains("pass --service or put the Service into the file [ServiceNotFound]"),
+        "{}",
+        ran.err
+    );
+}
+
 #[test]
 fn every_refusal_is_said_and_the_others_objects_are_printed() {
     let bad = sandbox("runAs: {user: 0, group: 0}").replace("name: fix", "name: bad");
@@ -154,6 +166,18 @@ fn every_refusal_is_said_and_the_others_objects_are_printed() {
 #[case::a_field_that_is_not(
     "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {image: a, command: [/a], hostNetwork: true}\n",
     "hostNetwork"
+)]
+#[case::a_number_for_a_string(
+    "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {image: a, command: [/a], resources: {cpu: 1}}\n",
+    "AgentSandbox: spec.resources.cpu: invalid type: integer `1`, expected a string; write it in quotes"
+)]
+#[case::a_string_for_a_number(
+    "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {image: a, command: [/a], network: {egress: [{host: a.example, ports: [https]}]}}\n",
+    "AgentSandbox: spec.network.egress[0].ports[0]: invalid type: string \"https\", expected i32\n"
+)]
+#[case::a_field_that_is_missing(
+    "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {command: [/a]}\n",
+    "AgentSandbox: spec: missing field `image`"
 )]
 fn what_is_no_sandbox_is_unreadable(#[case] text: &str, #[case] said: &str) {
     let ran = render(&["-f", "-"], text);
@@ -189,5 +213,5 @@ fn words_that_yaml_would_take_for_something_else_are_quoted() {
 fn the_samples_directory_has_no_sample_that_is_not_rendered() {
     let count =
         std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples")).unwrap().count();
-    assert_eq!(count, 4, "add the new sample to the_objects_of_a_sample_are_printed");
+    assert_eq!(count, 5, "add the new sample to the_objects_of_a_sample_are_printed");
 }

@@ -12,6 +12,7 @@ HOST_IP=192.0.2.$((129 + 4 * ${INDEX:-0})) MGMT_IP=192.0.2.$((130 + 4 * ${INDEX:
 WORLD_IPS="203.0.113.10 203.0.113.11 203.0.113.12 198.51.100.10"
 POD_CIDR=10.244.0.0/16 SVC_CIDR=10.96.0.0/16
 REGISTRY=$MGMT_IP:5000 REGISTRY_NAME=registry.$PREFIX.test
+export -n REGISTRY REGISTRY_NAME # the caller's own may be exported; what is called from here is to find neither
 
 say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 # ours PID: whether the process is one of this cluster's. A pid file may outlive its process, and the number be reused.

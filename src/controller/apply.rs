@@ -142,7 +142,11 @@ fn refusal(status: &Status) -> Option<PodResult> {
     let ours =
         message.contains("cannot create resource") || message.contains("cannot set blockOwnerDeletion");
     let webhook = message.contains("denied the request");
-    let denied = webhook || matches!(status.code, 400 | 403 | 422);
+    // The words of the API server, of etcd, and of the API server's client of etcd. Not every exhausted resource is
+    // meant: a full etcd says so too, and that passes.
+    let large = status.code == 413
+        || ["request is too large", "larger than max"].iter().any(|words| message.contains(words));
+    let denied = webhook || large || matches!(status.code, 400 | 403 | 422);
     (denied && !ours).then_some(PodResult::Denied(message))
 }
 
@@ -250,6 +254,12 @@ mod tests {
         assert!(denied(&status(403, "violates PodSecurity \"restricted:latest\"")));
         assert!(denied(&status(500, "admission webhook \"w\" denied the request: no")));
         assert!(denied(&status(422, "Pod \"a\" is invalid")));
+        assert!(denied(&status(413, "Request entity too large: limit is 3145728")));
+        assert!(denied(&status(500, "etcdserver: request is too large")));
+        let grpc =
+            "rpc error: code = ResourceExhausted desc = trying to send message larger than max (3 vs. 2)";
+        assert!(denied(&status(500, grpc)));
+        assert!(refusal(&status(500, "etcdserver: mvcc: database space exceeded")).is_none());
         assert!(refusal(&status(403, "User \"x\" cannot create resource \"pods\"")).is_none());
         assert!(refusal(&status(500, "etcd is slow")).is_none());
         assert!(refusal(&status(409, "conflict")).is_none());

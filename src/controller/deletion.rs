@@ -128,6 +128,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::plan::{Observed, Settings};
 
     fn sandbox(meta: &Value) -> AgentSandbox {
         let mut object = json!({
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn a_status_that_says_the_end_is_not_written_again() {
         let (sandbox, before) = (sandbox(&json!({"generation": 2})), before(json!({"podName": "a-h"})));
-        let judged = judge(&sandbox, &Default::default(), &Default::default(), true);
+        let judged = judge(&sandbox, &Observed::default(), &Settings::default(), true);
         let first = ended(&sandbox, &before, None, &judged, ending(None, &before).unwrap());
         assert!(status::worth_writing(&before, &first));
         assert_eq!(first.message.as_deref(), Some("the AgentSandbox is being deleted"));

@@ -45,7 +45,7 @@ pub fn classify_end(pod: &SlimPod) -> Option<Ending> {
     // Under another runtime the container's first process may not be out of the agent's reach: what it says of itself
     // may be the agent's word.
     let trusted = pod.spec.runtime_class_name.is_none();
-    let report = if trusted { told } else { told.map(confirmed) };
+    let report = if trusted { told } else { told.as_ref().map(confirmed) };
     let started = terminated.and_then(|t| t.started_at.as_ref()).map(|t| t.0);
     let finished = terminated.and_then(|t| t.finished_at.as_ref()).map(|t| t.0);
     let (reason, message) = by_pod(pod, started.is_some())
@@ -93,6 +93,8 @@ fn by_container(
 ) -> (&'static str, String) {
     let code = terminated.exit_code;
     let said = || report.map(|r| r.message.clone()).unwrap_or_default();
+    let said_or = |text: String| Some(said()).filter(|said| !said.is_empty()).unwrap_or(text);
+    let exited = format!("the agent ended with exit code {code}");
     match terminated.reason.as_deref() {
         Some("OOMKilled") => {
             return ("OutOfMemory", "the agent used more memory than resources.memory allows".to_owned());
@@ -112,10 +114,13 @@ fn by_container(
         Some(Cause::OutOfMemory) => ("OutOfMemory", said()),
         Some(Cause::AuditLost) => ("AuditLost", said()),
         Some(Cause::Terminated) => ("PodDeleted", said()),
-        Some(Cause::Signaled) => ("AgentFailed", said()),
-        Some(Cause::Exited) | None if code == 0 => ("Completed", said()),
+        Some(Cause::Signaled) => {
+            let signal = report.and_then(|r| r.signal).unwrap_or_default();
+            ("AgentFailed", said_or(format!("the agent was ended by signal {signal}")))
+        }
+        Some(Cause::Exited) | None if code == 0 => ("Completed", said_or(exited)),
         None if pod.is_deleting() => ("PodDeleted", "the Pod was deleted".to_owned()),
-        Some(Cause::Exited) | None => ("AgentFailed", format!("exit code {code}")),
+        Some(Cause::Exited) | None => ("AgentFailed", said_or(exited)),
     }
 }
 
@@ -154,8 +159,8 @@ fn report_of(terminated: &ContainerStateTerminated) -> Option<TerminationReport>
 }
 
 /// Of a report only what its container's exit code says as well.
-fn confirmed(report: TerminationReport) -> TerminationReport {
-    let TerminationReport { cause, exit_code, signal, .. } = report;
+fn confirmed(report: &TerminationReport) -> TerminationReport {
+    let TerminationReport { cause, exit_code, signal, .. } = *report;
     TerminationReport {
         cause,
         exit_code: exit_code.filter(|_| cause == Cause::Exited),

@@ -36,6 +36,9 @@ fn narrowed(
         let prefix = format!("spec.network.egress[{index}]");
         refusals.iter().any(|r| r.field.starts_with(&prefix))
     };
+    // Its Pod is made and stays as it is: what the administrator no longer allows of it must not keep its policy from
+    // being held.
+    let settings = &Settings { runtime_classes: None, user_namespaces: true, ..settings.clone() };
     let mut fewer = sandbox.clone();
     if let Some(network) = fewer.spec.network.as_mut() {
         let rules = std::mem::take(&mut network.egress).into_iter().enumerate();
@@ -143,6 +146,17 @@ mod tests {
     fn what_is_wrong_with_the_network_as_a_whole_closes_all_of_it() {
         let many: Vec<&str> = std::iter::repeat_n(GOOD, 257).collect();
         assert_eq!(opened(&judged(&sandbox(&rules(&many)), true)), Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_the_administrator_no_longer_allows_is_held_while_it_runs() {
+        let mut spec = rules(&[GOOD]);
+        spec["isolation"] = json!({"runtimeClassName": "gvisor"});
+        let settings = Settings { runtime_classes: Some(vec!["kata".into()]), ..Settings::default() };
+        let of = |exists| judge(&sandbox(&spec), &Observed::default(), &settings, exists);
+        assert!(of(false).plan.is_none());
+        assert_eq!(opened(&of(true)), Some(vec![GOOD.to_owned()]));
+        assert_eq!(of(true).refused.unwrap().reason, reason::RUNTIME_CLASS_NOT_ALLOWED);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Where a sandbox is in its life: a pure function of what was seen and the time.
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ContainerStatus;
@@ -7,18 +8,26 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::ending::{Ending, classify_end};
 use super::gate::{self, NOT_CONTAINED};
 use super::pod::SlimPod;
+use crate::api::v1alpha1::{GoDuration, Mount};
 use crate::init::config::KILL_PATIENCE;
 
 /// Time that an unreachable node has before its sandboxes count as lost.
 pub const NODE_PATIENCE: Duration = Duration::from_secs(40);
 /// Time that the controller leaves to `sandbox-init`, which knows the deadline better.
 const SLACK: Duration = Duration::from_secs(1);
+/// Time that a node has to set up a Pod's volumes before they are suspected.
+const SETTING_UP: Duration = Duration::from_secs(20);
+
+/// Reason of a Pod of which nothing more is known than that it starts.
+const STARTING: &str = "PodStarting";
 
 /// What is known of a sandbox that has not finished.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// Creation of the AgentSandbox, or when its spec was accepted where that was later.
     pub created: Timestamp,
+    /// The spec's mounts, of which one may be what a Pod waits for.
+    pub mounts: &'a [Mount],
     /// Time from there to the start of the agent.
     pub startup_timeout: Duration,
     /// Time of the agent from its start.
@@ -146,7 +155,8 @@ fn running(facts: &Facts<'_>, pod: &SlimPod, started: Timestamp) -> Step {
     let patience = if lowered { SLACK } else { facts.grace + KILL_PATIENCE + SLACK + SLACK };
     let end = after(deadline, patience);
     if facts.now >= end {
-        return finished(Ending::by_us("DeadlineExceeded", "the timeout passed", Some(started)));
+        let message = format!("the timeout of {} passed", GoDuration::of(facts.timeout).as_str());
+        return finished(Ending::by_us("DeadlineExceeded", &message, Some(started)));
     }
     let check = match facts.node_lost_since {
         Some(since) => end.min(after(since, NODE_PATIENCE)),
@@ -165,14 +175,51 @@ fn starting(facts: &Facts<'_>, pod: &SlimPod) -> Step {
     let (reason, message) = match (gate::failure(pod), waiting) {
         (Some(failure), _) => (NOT_CONTAINED, failure.message),
         (None, Some((Wait::Named(reason), message))) => (reason, message),
-        (None, _) => unscheduled(pod)
-            .unwrap_or_else(|| ("PodStarting", "the Pod is being set up on its node".to_owned())),
+        (None, _) => {
+            unscheduled(pod).unwrap_or_else(|| (STARTING, "the Pod is being set up on its node".to_owned()))
+        }
     };
     if facts.now >= until {
+        let message = if reason == STARTING && hangs(facts.now, pod) { set_up(facts, pod) } else { message };
         let reason = if reason == NOT_CONTAINED { reason } else { "StartupTimeout" };
         return finished(Ending::by_us(reason, &message, None));
     }
     Step::Starting { reason, message, until }
+}
+
+/// Whether the node has had the Pod for a while and not begun with any container: before the first it sets up the
+/// volumes of all.
+fn hangs(now: Timestamp, pod: &SlimPod) -> bool {
+    let bound = pod.condition("PodScheduled").filter(|c| c.status == "True");
+    let since = bound.and_then(|c| c.last_transition_time.as_ref());
+    let begun = |container: &ContainerStatus| {
+        container.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    };
+    since.is_some_and(|since| now >= after(since.0, SETTING_UP)) && !pod.containers().any(begun)
+}
+
+/// What a Pod that hangs may wait for. The kubelet says it in events only, which are not read: so this names what to
+/// look at. The list comes last, since a message is cut.
+fn set_up(facts: &Facts<'_>, pod: &SlimPod) -> String {
+    let mut message = format!(
+        "the Pod was still being set up on its node after {} (kubectl get events --field-selector involvedObject.name={} says what it waited for)",
+        GoDuration::of(facts.startup_timeout).as_str(),
+        pod.metadata.name.as_deref().unwrap_or_default(),
+    );
+    let sources: BTreeSet<String> = facts.mounts.iter().filter_map(source).collect();
+    if !sources.is_empty() {
+        let sources: Vec<String> = sources.into_iter().collect();
+        message.push_str(&format!("; does everything exist that it mounts: {}?", sources.join(", ")));
+    }
+    message
+}
+
+/// The object that a mount needs.
+fn source(mount: &Mount) -> Option<String> {
+    let of = |kind: &str, name: &String| format!("{kind} {name}");
+    let claim = mount.persistent_volume_claim.as_ref().map(|s| of("persistentVolumeClaim", &s.claim_name));
+    let secret = mount.secret.as_ref().map(|s| of("secret", &s.name));
+    mount.config_map.as_ref().map(|s| of("configMap", &s.name)).or(secret).or(claim)
 }
 
 enum Wait {

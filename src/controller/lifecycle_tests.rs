@@ -19,6 +19,7 @@ fn at(seconds: i64) -> Timestamp {
 fn facts(pod: Option<&SlimPod>, now: i64) -> Facts<'_> {
     Facts {
         created: at(0),
+        mounts: &[],
         startup_timeout: Duration::from_secs(60),
         timeout: Duration::from_secs(600),
         grace: Duration::from_secs(10),
@@ -170,6 +171,57 @@ fn a_report_of_a_container_that_the_kernel_ended_is_dropped() {
     let pod = pod(ended(137, "OOMKilled", &report("OutOfMemory", None, Some(9))));
     let Step::Finished(ending) = step(&facts(Some(&pod), 30)) else { panic!() };
     assert_eq!((ending.outcome.exit_code, ending.outcome.usage, ending.report), (Some(137), None, None));
+}
+
+#[test]
+fn an_end_has_words_where_the_report_has_none() {
+    let said = |status: Value| {
+        let pod = pod(status);
+        let Step::Finished(ending) = step(&facts(Some(&pod), 30)) else { panic!() };
+        ending.outcome.message.unwrap_or_default()
+    };
+    let exited = |code: i32| ended(code, "Error", &report("Exited", Some(code), None));
+    assert_eq!(said(exited(0)), "the agent ended with exit code 0");
+    assert_eq!(said(exited(3)), "the agent ended with exit code 3");
+    assert_eq!(said(ended(0, "Completed", "")), "the agent ended with exit code 0");
+    let killed = ended(139, "Error", &report("Signaled", None, Some(11)));
+    assert_eq!(said(killed), "the agent was ended by signal 11");
+}
+
+#[test]
+fn a_pod_that_hangs_before_its_first_container_is_told_with_what_it_mounts() {
+    let mounts: Vec<Mount> = serde_json::from_value(json!([
+        {"path": "/a", "configMap": {"name": "nope"}}, {"path": "/b", "secret": {"name": "x"}},
+        {"path": "/c", "persistentVolumeClaim": {"claimName": "data"}}, {"path": "/d", "secret": {"name": "x"}},
+        {"path": "/e", "emptyDir": {"sizeLimit": "1Mi"}},
+    ]))
+    .unwrap();
+    let bound = |since: i64, state: Value| {
+        json!({"phase": "Pending", "containerStatuses": [agent(&state)], "conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": at(since).to_string()}]})
+    };
+    let creating = || json!({"waiting": {"reason": "ContainerCreating"}});
+    let said = |status: Value, mounts: &[Mount]| {
+        let pod = pod(status);
+        let Step::Finished(ending) = step(&Facts { mounts, ..facts(Some(&pod), 60) }) else { panic!() };
+        assert_eq!(ending.outcome.reason, "StartupTimeout");
+        ending.outcome.message.unwrap()
+    };
+    let events = "the Pod was still being set up on its node after 1m \
+        (kubectl get events --field-selector involvedObject.name=p says what it waited for)";
+    assert_eq!(
+        said(bound(40, creating()), &mounts),
+        format!(
+            "{events}; does everything exist that it mounts: configMap nope, persistentVolumeClaim data, secret x?"
+        )
+    );
+    assert_eq!(said(bound(40, creating()), &[]), events);
+    // Not long enough, or past the volumes.
+    assert_eq!(said(bound(41, creating()), &mounts), "the Pod is being set up on its node");
+    let mut begun = bound(2, creating());
+    begun["initContainerStatuses"] = json!([{"name": "init", "image": "i", "imageID": "", "ready": false,
+        "restartCount": 0, "state": {"terminated": {"exitCode": 0}}}]);
+    assert_eq!(said(begun, &mounts), "the Pod is being set up on its node");
 }
 
 #[test]

@@ -183,6 +183,7 @@ impl Work<'_> {
         };
         step(&Facts {
             created,
+            mounts: spec.filesystem.as_ref().map_or(&[], |filesystem| filesystem.mounts.as_slice()),
             startup_timeout: spec.startup_timeout.parse().unwrap_or(Duration::from_mins(5)),
             timeout: spec.timeout.parse().unwrap_or(Duration::from_mins(30)),
             grace: self.settings.grace,

@@ -50,6 +50,9 @@ pub struct Options {
     /// Whether the nodes can run Pods in user namespaces.
     #[arg(long, env = "AGENTSANDBOX_USER_NAMESPACES", default_value_t = false, action = clap::ArgAction::Set)]
     pub user_namespaces: bool,
+    /// Runtime class that a sandbox may ask for; any without one. May be repeated.
+    #[arg(long = "runtime-class", env = "AGENTSANDBOX_RUNTIME_CLASSES", value_delimiter = ',')]
+    pub runtime_classes: Vec<String>,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "AGENTSANDBOX_ADMIN_ADDRESS", default_value = "0.0.0.0:8080")]
     pub admin_address: SocketAddr,
@@ -317,6 +320,7 @@ fn settings(options: &Options) -> Settings {
         grace: options.grace,
         reserved_cidrs: options.reserved_cidrs.clone(),
         user_namespaces: options.user_namespaces,
+        runtime_classes: Some(options.runtime_classes.clone()).filter(|classes| !classes.is_empty()),
         priority_class: options.priority_class.clone(),
         gateway: Some(GatewaySettings {
             namespace: options.namespace.clone(),

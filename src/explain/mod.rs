@@ -116,9 +116,7 @@ fn from_file(file: &Path, name: Option<&str>) -> Result<AgentSandbox, String> {
     let mut found = Vec::new();
     for document in documents {
         if is(&document, "kind", "AgentSandbox") && is(&document, "apiVersion", &version) {
-            let sandbox: AgentSandbox =
-                serde_json::from_value(document).map_err(|error| format!("AgentSandbox: {error}"))?;
-            found.push(sandbox);
+            found.push(render::object::<AgentSandbox>("AgentSandbox", document)?);
         }
     }
     if let Some(name) = name {

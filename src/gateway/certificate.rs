@@ -144,6 +144,10 @@ pub mod tests {
             self.0.der().clone()
         }
 
+        pub fn pem(&self) -> String {
+            self.0.pem()
+        }
+
         /// Certificate and key of `name` in PEM, valid from and to these seconds from now.
         pub fn issue(&self, name: &str, from: i64, to: i64) -> (String, String) {
             let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();

@@ -36,7 +36,7 @@ mod vetting;
 #[cfg(test)]
 mod end_to_end;
 #[cfg(test)]
-mod rig;
+pub(crate) mod rig;
 
 pub use options::Options;
 pub use run::{RunError, run};

@@ -273,3 +273,119 @@ async fn attend(certificates: &Certificates, filled: &Filled, health: &Health, c
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+
+    use clap::Parser;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::super::pods::tests::pod;
+    use super::super::rig::pod_name;
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(flags: &[&str]) -> Options {
+        Command::parse_from([&["gateway"], flags].concat()).options
+    }
+
+    /// Answers each list with what `lists` has for its path; watches stay silent.
+    fn api_server(lists: Value, asked: Arc<Mutex<BTreeSet<String>>>) -> Client {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (path, query) =
+                (request.uri().path().to_owned(), request.uri().query().unwrap_or("").to_owned());
+            let selector = query.split('&').find(|pair| pair.starts_with("labelSelector=")).unwrap_or("");
+            asked.lock().unwrap().insert(format!("{} {path} {selector}", request.method()));
+            let items = lists[&path].clone();
+            async move {
+                if query.contains("watch=true") {
+                    std::future::pending::<()>().await;
+                }
+                let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "7"}, "items": items});
+                Ok::<_, std::convert::Infallible>(Response::new(Body::from(
+                    serde_json::to_vec(&list).unwrap(),
+                )))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn what_the_gateway_knows_it_has_from_four_watches() {
+        let slice = |address: &str| json!([{"metadata": {"name": "x"}, "addressType": "IPv4", "endpoints": [{"addresses": [address]}]}]);
+        let sandbox = json!([{
+            "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox",
+            "metadata": {"name": "fix", "namespace": "team-a", "uid": "s-1", "generation": 3},
+            "spec": {"image": "x", "network": {"egress": [{"host": "a.example", "ports": [443]}]}},
+            "status": {"phase": "Running"},
+        }]);
+        let owner = &pod("", "", "").metadata.owner_references.unwrap()[0];
+        let pods = json!([{
+            "metadata": {"name": pod_name(), "namespace": "team-a", "uid": "p-1", "ownerReferences": [owner]},
+            "spec": {"containers": []}, "status": {"phase": "Running"},
+        }]);
+        let lists = json!({
+            "/apis/agentsandbox.dev/v1alpha1/agentsandboxes": sandbox,
+            "/api/v1/pods": pods,
+            "/apis/discovery.k8s.io/v1/namespaces/system/endpointslices": slice("10.0.0.9"),
+        });
+        let asked: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let client = api_server(lists, Arc::clone(&asked));
+        let options = options(&[
+            "--own-address=10.0.0.1,fd00::1",
+            "--peers=agentsandbox-gateway-peers.system.svc",
+            "--canary=agentsandbox-canary.system.svc:8444",
+            "--cluster-cidr=10.0.0.0/8",
+            "--nameserver=127.0.0.1:5353",
+        ]);
+        let (notices, _to_publish) = notices::channel();
+        let (_drain, draining) = watch::channel(false);
+        let context = context(&options, &client, &Arc::default(), notices, draining).unwrap();
+        let filled = Filled::new(2);
+        let known = async {
+            filled.wait().await;
+            while context.gateways().len() < 2 || context.canary.endpoints().ready().is_empty() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let watching = watches(&options, &client, &context, &filled);
+        tokio::select! {
+            () = watching => panic!("the watches ended"),
+            known = timeout(Duration::from_secs(5), known) => known.unwrap(),
+        }
+        let gateways: Vec<String> = context.gateways().iter().map(ToString::to_string).collect();
+        assert_eq!(gateways, ["10.0.0.1:8443", "10.0.0.9:8443"]);
+        assert_eq!(context.vetting.vet("10.0.0.9".parse().unwrap()), Err("Operator"));
+        assert_eq!(context.vetting.vet("fd00::1".parse().unwrap()), Err("Operator"));
+        let sandbox = context.identity.sandboxes.live("s-1").unwrap().sandbox().unwrap();
+        assert_eq!((sandbox.generation, sandbox.policy.as_ref().unwrap().allowed_hosts().len()), (3, 1));
+        assert_eq!(context.identity.pods.find("team-a", &pod_name()).unwrap().uid, "p-1");
+        let asked = asked.lock().unwrap().clone();
+        for expected in [
+            "GET /api/v1/pods labelSelector=app.kubernetes.io%2Fmanaged-by%3Dagentsandbox",
+            "GET /apis/agentsandbox.dev/v1alpha1/agentsandboxes ",
+            "GET /apis/discovery.k8s.io/v1/namespaces/system/endpointslices labelSelector=kubernetes.io%2Fservice-name%3Dagentsandbox-canary",
+            "GET /apis/discovery.k8s.io/v1/namespaces/system/endpointslices labelSelector=kubernetes.io%2Fservice-name%3Dagentsandbox-gateway-peers",
+        ] {
+            assert!(asked.contains(expected), "{expected} in {asked:?}");
+        }
+    }
+
+    #[test]
+    fn flags_are_checked_at_the_start() {
+        for (text, good) in [("a.b.svc", true), ("a.b", false)] {
+            assert_eq!(service(Some(&text.to_owned()), 1).is_ok(), good, "{text}");
+        }
+        assert_eq!(options(&["--drain=5s"]).drain, Duration::from_secs(5));
+        assert_eq!(options(&["--idle-timeout=1m"]).limits().half_idle, Duration::from_mins(1));
+    }
+}

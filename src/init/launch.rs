@@ -137,10 +137,12 @@ impl Launch {
                 }
             }
         }
-        let name =
-            self.arguments.first().map(|name| name.to_string_lossy().chars().take(200).collect::<String>());
+        let name = self.arguments.first().map(|name| name.to_string_lossy()).unwrap_or_default();
         let kind = if failure == Errno::ENOENT { 'F' } else { 'X' };
-        (kind, format!("cannot execute {:?}: {}", name.unwrap_or_default(), sys::describe(failure as i32)))
+        let searched = kind == 'F' && !name.is_empty() && !name.contains('/');
+        let hint = if searched { "; not found in the image's PATH; write an absolute path" } else { "" };
+        let name: String = name.chars().take(200).collect();
+        (kind, format!("cannot execute {name:?}: {}{hint}", sys::describe(failure as i32)))
     }
 
     fn contain(&self) -> Result<(), String> {

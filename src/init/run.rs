@@ -19,7 +19,7 @@ use super::report::{Cause, TerminationReport};
 use super::supervise::{End, Ending, supervise, take_signals};
 use super::sys;
 use super::wire::{InitEvent, MAX_ARGUMENT_BYTES, StartFacts};
-use crate::api::v1alpha1::LandlockMode;
+use crate::api::v1alpha1::{GoDuration, LandlockMode};
 use crate::audit::{now_ms, rfc3339};
 
 /// Exit code where not even a report could be written.
@@ -146,7 +146,10 @@ fn conclude(
         report.cause = Cause::OutOfMemory;
     }
     report.message = match report.cause {
-        Cause::DeadlineExceeded => format!("the timeout of {} ms passed", config.timeout_ms),
+        Cause::DeadlineExceeded => {
+            let timeout = GoDuration::of(Duration::from_millis(config.timeout_ms));
+            format!("the timeout of {} passed", timeout.as_str())
+        }
         Cause::Terminated => "a signal from outside of the container: it is being stopped".to_owned(),
         Cause::AuditLost => "the audit intake went away".to_owned(),
         _ if memory_kills > 0 => format!("the kernel ended {memory_kills} processes for want of memory"),

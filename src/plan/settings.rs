@@ -19,6 +19,8 @@ pub struct Settings {
     pub reserved_cidrs: Vec<IpNet>,
     /// Whether the nodes can run Pods in user namespaces.
     pub user_namespaces: bool,
+    /// Runtime classes that a sandbox may ask for; any where there is no list.
+    pub runtime_classes: Option<Vec<String>>,
     /// `PriorityClass` of sandbox Pods.
     pub priority_class: Option<String>,
     /// Added to the kubelet's own deadline, so that it is only the backstop of the others.
@@ -75,6 +77,7 @@ impl Default for Settings {
             grace: Duration::from_secs(10),
             reserved_cidrs: Vec::new(),
             user_namespaces: false,
+            runtime_classes: None,
             priority_class: None,
             startup_slack: Duration::from_secs(30),
             gateway: None,

@@ -145,6 +145,12 @@ const V6: [Block<Ipv6Net>; 26] = [
     v6([0, 0, 0, 0, 0, 0, 0, 0], 0, AddressClass::Reserved),
 ];
 
+/// Both tables, for [`super::reserved`].
+pub(super) fn blocks() -> impl Iterator<Item = (IpNet, AddressClass)> {
+    let v4 = V4.into_iter().map(|(net, class)| (IpNet::V4(net), class));
+    v4.chain(V6.into_iter().map(|(net, class)| (IpNet::V6(net), class)))
+}
+
 impl AddressClass {
     /// What `address` is for, the cluster's own ranges aside. An IPv6 address that leads to an IPv4 one that is never
     /// reachable has that one's class.

@@ -1,7 +1,9 @@
-//! Addresses that a `cidr` rule may never open, because they mean the Pod's own machine and not a peer.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+//! Addresses that a `cidr` rule may never open. What they are for is in one table with what names may not lead to.
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
+
+use super::address::{AddressClass, blocks};
 
 /// A reserved network that a rule overlaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,35 +14,37 @@ pub struct Reserved {
     pub what: &'static str,
 }
 
-const fn v4(a: u8, b: u8, bits: u8, what: &'static str) -> Reserved {
-    Reserved { network: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), bits)), what }
+/// What no rule may open of this class, for a person; nothing where a rule may. Private networks and the like are
+/// ordinary peers, and the cluster's own ranges are given by the operator's settings. An IPv4 address in IPv6 form is
+/// refused whatever it leads to: with a translator on the way it would be a second name for what IPv4 refuses, the
+/// cluster's ranges among it.
+fn what(class: AddressClass) -> Option<&'static str> {
+    match class {
+        AddressClass::Loopback => Some("loopback"),
+        AddressClass::Unspecified => Some("this host"),
+        AddressClass::Multicast => Some("multicast"),
+        AddressClass::LinkLocal => Some("link-local, with the cloud's metadata service"),
+        AddressClass::Metadata => Some("a cloud's metadata service"),
+        AddressClass::Embedded => Some("IPv4 addresses in IPv6 form, or relays for them"),
+        AddressClass::ProtocolAssignment => Some("a protocol's own"),
+        AddressClass::Reserved => Some("reserved and broadcast"),
+        AddressClass::Global
+        | AddressClass::Private
+        | AddressClass::SharedNat
+        | AddressClass::ClusterRange
+        | AddressClass::Documentation
+        | AddressClass::Benchmarking => None,
+    }
 }
-
-const fn v6(segments: [u16; 8], bits: u8, what: &'static str) -> Reserved {
-    let [s0, s1, s2, s3, s4, s5, s6, s7] = segments;
-    let address = Ipv6Addr::new(s0, s1, s2, s3, s4, s5, s6, s7);
-    Reserved { network: IpNet::V6(Ipv6Net::new_assert(address, bits)), what }
-}
-
-/// Sources: RFC 6890 and the IANA special-purpose registries. Private and unique local networks are not here: they
-/// are ordinary peers, and the cluster's own ranges are given by the operator's settings.
-const FIXED: [Reserved; 10] = [
-    v4(127, 0, 8, "loopback"),
-    v4(169, 254, 16, "link-local, with the cloud's metadata service"),
-    v4(0, 0, 8, "this host"),
-    v4(224, 0, 4, "multicast"),
-    v4(240, 0, 4, "reserved and broadcast"),
-    v6([0, 0, 0, 0, 0, 0, 0, 1], 128, "loopback"),
-    v6([0; 8], 128, "this host"),
-    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, "link-local"),
-    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, "multicast"),
-    v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96, "IPv4 addresses in IPv6 form"),
-];
 
 /// The first reserved network that `network` shares an address with; `cluster` are the cluster's own ranges.
 pub fn overlap(network: &IpNet, cluster: &[IpNet]) -> Option<Reserved> {
     let own = cluster.iter().map(|n| Reserved { network: *n, what: "a range of the cluster's own" });
-    FIXED.into_iter().chain(own).find(|r| overlaps(&r.network, network))
+    let fixed = blocks()
+        // The rest of all addresses: what of it is given to nobody leads nowhere.
+        .filter(|(network, _)| network.prefix_len() > 0)
+        .filter_map(|(network, class)| Some(Reserved { network, what: what(class)? }));
+    fixed.chain(own).find(|r| overlaps(&r.network, network))
 }
 
 fn overlaps(a: &IpNet, b: &IpNet) -> bool {
@@ -74,6 +78,19 @@ mod tests {
             "ff02::1/128",
             "::ffff:127.0.0.1/128",
             "::ffff:198.51.100.1/128",
+            "::198.51.100.1/128",
+            "64:ff9b::/96",
+            "64:ff9b:1::/64",
+            "2002:0a00::/24",
+            "2001::/32",
+            "192.0.0.192/32",
+            "192.0.0.0/16",
+            "fd00:ec2::254/128",
+            "fd20:ce::254/128",
+            "fd00::/8",
+            "168.63.129.16/32",
+            "100.100.100.200/32",
+            "100.64.0.0/10",
         ] {
             assert!(reserved(text, &[]).is_some(), "{text}");
         }
@@ -81,9 +98,17 @@ mod tests {
 
     #[test]
     fn peers_are_not() {
-        for text in
-            ["198.51.100.0/24", "10.0.0.0/8", "192.168.1.1/32", "2001:db8::/32", "fc00::/7", "1.0.0.0/8"]
-        {
+        for text in [
+            "198.51.100.0/24",
+            "10.0.0.0/8",
+            "192.168.1.1/32",
+            "2001:db8::/32",
+            "fc00::/8",
+            "fd12:3456::/32",
+            "2a00::/12",
+            "100.64.0.0/16",
+            "1.0.0.0/8",
+        ] {
             assert_eq!(reserved(text, &[]), None, "{text}");
         }
     }
@@ -93,6 +118,12 @@ mod tests {
         for text in ["10.0.0.0/8", "10.244.0.0/16", "10.244.3.7/32"] {
             assert_eq!(reserved(text, &["10.244.0.0/16"]), Some("a range of the cluster's own"), "{text}");
         }
-        assert_eq!(reserved("10.245.0.0/16", &["10.244.0.0/16", "fd00::/8"]), None);
+        assert_eq!(reserved("10.245.0.0/16", &["10.244.0.0/16", "fd12::/16"]), None);
+        // Nor in any IPv6 form.
+        for text in
+            ["::ffff:10.244.0.0/112", "64:ff9b::10.244.3.7/128", "2002:0af4:307::/48", "::10.244.3.7/128"]
+        {
+            assert!(reserved(text, &["10.244.0.0/16"]).is_some(), "{text}");
+        }
     }
 }

@@ -8,12 +8,13 @@ use std::{
 
 use ipnet::IpNet;
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::util::intstr::IntOrString};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
     api::v1alpha1::{AgentSandbox, GROUP, VERSION},
-    plan::{self, GatewaySettings, Observed, ObservedPort, ObservedService, Settings},
-    policy::EffectivePolicy,
+    plan::{self, GatewaySettings, Observed, ObservedPort, ObservedService, Refusal, Settings},
+    policy::{EffectivePolicy, shown},
 };
 
 /// The uid that stands for the one that only an API server gives.
@@ -94,6 +95,23 @@ pub(crate) fn read(file: &Path) -> Result<String, String> {
     result.map(|()| text).map_err(|error| format!("{}: {error}", file.display()))
 }
 
+/// The object of `kind` that `document` is; the error names the field.
+pub(crate) fn object<T: DeserializeOwned>(kind: &str, document: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        let field = match error.path().to_string() {
+            whole if whole == "." => String::new(),
+            field => format!("{}: ", shown(&field)),
+        };
+        let message = error.inner().to_string();
+        // YAML takes `cpu: 1` for a number, which the API server would refuse as well.
+        let bare = ["integer", "floating point", "boolean"];
+        let quoted = bare.iter().any(|what| message.starts_with(&format!("invalid type: {what}")))
+            && message.ends_with("expected a string");
+        let hint = if quoted { "; write it in quotes" } else { "" };
+        format!("{kind}: {field}{message}{hint}")
+    })
+}
+
 /// The objects of every AgentSandbox in `text`.
 ///
 /// # Errors
@@ -106,13 +124,10 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
         let of = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         match (of("apiVersion").as_str(), of("kind").as_str()) {
             (version, "AgentSandbox") if version == format!("{GROUP}/{VERSION}") => {
-                let sandbox: AgentSandbox =
-                    serde_json::from_value(document).map_err(|error| format!("AgentSandbox: {error}"))?;
-                sandboxes.push(sandbox);
+                sandboxes.push(object::<AgentSandbox>("AgentSandbox", document)?);
             }
             ("v1", "Service") => {
-                let service: Service =
-                    serde_json::from_value(document).map_err(|error| format!("Service: {error}"))?;
+                let service: Service = object("Service", document)?;
                 let namespace = service.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
                 let name = service.metadata.name.clone().unwrap_or_default();
                 services.insert((namespace, name), ObservedService::from_service(&service));
@@ -168,7 +183,7 @@ fn one(
     let valid = match plan::validate(sandbox, observed, settings) {
         Ok(valid) => valid,
         Err(refusals) => {
-            rendered.refusals.extend(refusals.iter().map(ToString::to_string));
+            rendered.refusals.extend(refusals.into_iter().map(|refusal| offline(refusal).to_string()));
             return Ok(());
         }
     };
@@ -191,6 +206,14 @@ fn one(
         rendered.yaml.push_str(&yaml.map_err(|error| error.to_string())?);
     }
     Ok(())
+}
+
+/// `refusal` with what to do where there is no cluster to look into.
+fn offline(mut refusal: Refusal) -> Refusal {
+    if refusal.reason == plan::reason::SERVICE_NOT_FOUND && refusal.field.ends_with(".service") {
+        refusal.message.push_str("; without a cluster, pass --service or put the Service into the file");
+    }
+    refusal
 }
 
 /// A Service as an option names it. Its ports are the ones that the rules of `sandbox` name.

@@ -236,6 +236,20 @@ fn the_arguments_are_ones_that_the_program_takes() {
     }
 }
 
+/// The overlay for kustomize names two of them by their place, since a patch cannot do otherwise.
+#[test]
+fn the_overlays_paths_lead_to_what_they_mean() {
+    let text = std::fs::read_to_string(format!("{ROOT}/config/base/operator.yaml")).unwrap();
+    let documents = documents(&text);
+    let arguments = &pods_of(&documents, "agentsandbox-controller")["spec"]["containers"][0]["args"];
+    assert!(arguments[1].as_str().unwrap().starts_with("--image="), "{arguments}");
+    assert_eq!(arguments[4], "--user-namespaces=false");
+    let overlay = std::fs::read_to_string(format!("{ROOT}/config/kustomize/kustomization.yaml")).unwrap();
+    for path in ["containers.0.args.1]", "containers/0/args/4, value: \"--user-namespaces=false\""] {
+        assert!(overlay.contains(path), "{path}");
+    }
+}
+
 #[test]
 fn exceptions_are_told_to_the_gateway_and_to_the_controller() {
     let documents = documents(&full());

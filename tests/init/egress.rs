@@ -19,7 +19,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use nix::sched::{CloneFlags, unshare};
 
-#[allow(dead_code)] // Not everything of it is needed here.
+#[allow(dead_code, reason = "the sidecar's own tests use the rest of it")]
 #[path = "../../src/sidecar/tests/fake.rs"]
 mod fake;
 

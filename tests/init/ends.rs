@@ -36,9 +36,19 @@ fn the_exit_code_is_the_agents(#[case] script: &str, #[case] cause: Cause, #[cas
 #[case::not_executable("/etc/passwd")]
 #[case::empty("")]
 fn commands_that_do_not_exist_are_told(#[case] command: &str) {
-    let outcome = Case::new().run(&[command, "argument"]);
+    let mut case = Case::new();
+    // Without directories that are closed to the test's user, such as root's own.
+    case.environment = vec![("PATH", "/usr/bin:/bin")];
+    let outcome = case.run(&[command, "argument"]);
     check(&outcome, Cause::InvalidCommand, 127);
     assert!(outcome.report.message.contains("cannot execute"), "{}", outcome.report.message);
+    let searched = !command.is_empty() && !command.contains('/');
+    assert_eq!(
+        outcome.report.message.contains("write an absolute path"),
+        searched,
+        "{}",
+        outcome.report.message
+    );
     assert_eq!(outcome.report.started_at, None);
 }
 
@@ -66,6 +76,7 @@ fn the_timeout_gives_time_to_clean_up() {
     case.config.grace_ms = 10_000;
     let outcome = case.shell("trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done");
     check(&outcome, Cause::DeadlineExceeded, 124);
+    assert_eq!(outcome.report.message, "the timeout of 700ms passed");
     assert_eq!((outcome.stdout.as_str(), outcome.report.exit_code), ("bye\n", Some(0)));
     assert!((700..1500).contains(&outcome.report.wall_ms), "{:?}", outcome.report);
 }

@@ -102,11 +102,15 @@ impl Case {
 
     /// Runs `command` to its end.
     pub fn run(self, command: &[&str]) -> Outcome {
-        self.run_with(command, |_| {})
+        self.run_during(command, None::<fn(Pid)>)
     }
 
     /// As [`Case::run`]; `during` gets the PID of `sandbox-init` on this machine once the agent runs.
     pub fn run_with(self, command: &[&str], during: impl FnOnce(Pid) + Send + 'static) -> Outcome {
+        self.run_during(command, Some(during))
+    }
+
+    fn run_during(self, command: &[&str], during: Option<impl FnOnce(Pid) + Send + 'static>) -> Outcome {
         let command: Vec<String> = command.iter().map(|text| (*text).to_owned()).collect();
         // The network namespace is the thread's, and of those that it starts.
         std::thread::spawn(move || {
@@ -117,7 +121,7 @@ impl Case {
         .unwrap()
     }
 
-    fn in_namespace(self, command: &[String], during: impl FnOnce(Pid)) -> Outcome {
+    fn in_namespace(self, command: &[String], during: Option<impl FnOnce(Pid)>) -> Outcome {
         let events = listen(self.peer);
         let log = self.path("termination-log");
         std::fs::write(&log, "left over by someone").unwrap();
@@ -130,8 +134,10 @@ impl Case {
             while collected.len() < 2 {
                 collected.push(events.recv_timeout(Duration::from_secs(10)).expect("no record"));
             }
-            // One that has ended already needs nothing more.
-            if let Some(pid) = first_process(&child) {
+            // Only a command that waits for it is sure to be there still.
+            if let Some(during) = during
+                && let Some(pid) = first_process(&child)
+            {
                 during(pid);
             }
         }

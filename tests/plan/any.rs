@@ -254,11 +254,11 @@ fn host_rule() -> impl Strategy<Value = EgressRule> {
 
 /// Networks that hold nothing reserved: their first octet says so, and no prefix is shorter.
 fn cidr_rule() -> impl Strategy<Value = EgressRule> {
-    let first = (1_u8..224).prop_filter("reserved", |octet| ![10, 127, 169].contains(octet));
+    let first = (1_u8..224).prop_filter("reserved", |octet| ![10, 100, 127, 168, 169, 192].contains(octet));
     let v4 = (first, any::<[u8; 3]>(), 8..=32_u8)
         .prop_map(|(a, [b, c, d], bits)| IpNet::from(Ipv4Net::new(Ipv4Addr::new(a, b, c, d), bits).unwrap()));
-    let v6 = (any::<u128>(), 3..=128_u8).prop_map(|(address, bits)| {
-        IpNet::from(Ipv6Net::new(Ipv6Addr::from_bits(0x2 << 124 | address >> 4), bits).unwrap())
+    let v6 = (any::<u128>(), 8..=128_u8).prop_map(|(address, bits)| {
+        IpNet::from(Ipv6Net::new(Ipv6Addr::from_bits(0x2a << 120 | address >> 8), bits).unwrap())
     });
     (prop_oneof![v4, v6], collection::vec(1..=65_535_i32, 1..5), protocol()).prop_map(
         |(network, ports, protocol)| EgressRule {

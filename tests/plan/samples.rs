@@ -57,7 +57,7 @@ fn the_objects_of_every_sample() {
     let files: BTreeSet<_> =
         std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     let files: Vec<_> = files.iter().filter(|f| f.extension().is_some_and(|e| e == "yaml")).collect();
-    assert!(files.len() >= 4, "{files:?}");
+    assert!(files.len() >= 5, "{files:?}");
     for file in files {
         let text = std::fs::read_to_string(file).unwrap();
         let plan = plan_of(serde_saphyr::from_str(&text).unwrap(), &Observed::default());

@@ -23,6 +23,26 @@ impl GoDuration {
         Self(text.to_owned())
     }
 
+    /// `time` as a person would write it, to the millisecond: `20s`, `1m30s`, `1.5s`.
+    pub fn of(time: Duration) -> Self {
+        let (seconds, milliseconds) = (time.as_secs(), time.subsec_millis());
+        if seconds == 0 && milliseconds > 0 {
+            return Self(format!("{milliseconds}ms"));
+        }
+        let mut text = String::new();
+        for (amount, unit) in [(seconds / 3600, 'h'), (seconds / 60 % 60, 'm')] {
+            if amount > 0 {
+                text.push_str(&format!("{amount}{unit}"));
+            }
+        }
+        if seconds % 60 > 0 || milliseconds > 0 || text.is_empty() {
+            let exact = format!("{}.{milliseconds:03}", seconds % 60);
+            text.push_str(exact.trim_end_matches('0').trim_end_matches('.'));
+            text.push('s');
+        }
+        Self(text)
+    }
+
     /// The string as the user wrote it.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -74,6 +94,24 @@ mod tests {
             ("2m3s4ms", 123_004),
         ] {
             assert_eq!(GoDuration::from_text(text).parse().unwrap(), Duration::from_millis(ms), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_people_write_them() {
+        for (ms, text) in [
+            (0, "0s"),
+            (700, "700ms"),
+            (1_500, "1.5s"),
+            (10_000, "10s"),
+            (20_010, "20.01s"),
+            (90_000, "1m30s"),
+            (300_000, "5m"),
+            (3_605_000, "1h5s"),
+            (604_800_000, "168h"),
+        ] {
+            let written = GoDuration::of(Duration::from_millis(ms));
+            assert_eq!((written.as_str(), written.parse()), (text, Ok(Duration::from_millis(ms))));
         }
     }
 

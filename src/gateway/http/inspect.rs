@@ -243,13 +243,11 @@ mod tests {
         ) {
             let text = parts.concat();
             let (_, out, seen) = run(text.as_bytes(), piece);
-            // A second, independent pass over what went on: it must be whole requests, each with the one host.
+            // A second pass over what went on, as a server makes it: the same requests, each for the one host.
             let (again, same, seen_again) = run(out.as_bytes(), 1000);
             prop_assert_eq!(again, Ok(()));
             prop_assert_eq!(&same, &out);
-            prop_assert_eq!(seen_again.len(), out.matches("Host: api.example\r\n").count());
-            prop_assert!(seen.len() >= seen_again.len());
-            prop_assert!(!out.contains("b.example"));
+            prop_assert_eq!(seen_again, seen);
         }
 
         #[test]

@@ -146,11 +146,16 @@ fn check_cidr(
         return None;
     }
     if let Some(reserved) = reserved::overlap(&network, &settings.reserved_cidrs) {
+        let way_out = if network.prefix_len() == 0 {
+            "list the networks that are needed, or name the hosts in host rules"
+        } else {
+            "list narrower networks that leave it out, or name the hosts in host rules"
+        };
         refusals.add(
             reason::RESERVED_ADDRESS,
             field,
             format!(
-                "{network} overlaps {} ({}), which no rule may open; list narrower networks that leave it out",
+                "{network} overlaps {} ({}), which no rule may open; {way_out}",
                 reserved.network, reserved.what
             ),
         );

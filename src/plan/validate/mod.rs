@@ -4,6 +4,7 @@ mod egress;
 mod files;
 mod limits;
 mod sandbox;
+mod size;
 mod text;
 
 pub use egress::{Destination, ValidatedRule, names_of_services};
@@ -35,6 +36,8 @@ pub mod reason {
     pub const RESERVED_ENV_NAME: &str = "ReservedEnvName";
     /// A user namespace is required and not to be had.
     pub const USER_NAMESPACE_UNAVAILABLE: &str = "UserNamespaceUnavailable";
+    /// The administrator does not allow that runtime class.
+    pub const RUNTIME_CLASS_NOT_ALLOWED: &str = "RuntimeClassNotAllowed";
     /// An object with the name of ours is somebody else's.
     pub const NAME_CONFLICT: &str = "NameConflict";
 }
@@ -87,6 +90,7 @@ pub fn validate(
     let limits = limits::check(spec, &mut refusals);
     let mounts = files::check(spec.filesystem.as_ref(), &mut refusals);
     let egress = egress::check(spec.network.as_ref(), &identity.namespace, observed, settings, &mut refusals);
+    check_runtime_class(spec, settings, &mut refusals);
     let user_namespace = user_namespace(spec, settings, &mut refusals);
     let hash = names::hash(&identity.namespace, &identity.name, &identity.uid);
     let object_name = names::object_name(&identity.name, &hash);
@@ -101,23 +105,23 @@ pub fn validate(
             format!("a {kind} named {object_name} exists and does not belong to this sandbox; delete it or choose another name"),
         );
     }
-    match limits {
-        Some(limits) if refusals.0.is_empty() => Ok(ValidatedSandbox {
-            user: sandbox::user(spec, user_namespace, &hash),
-            policy_digest: policy::digest(spec.network.as_ref()),
-            generation: sandbox.metadata.generation.unwrap_or(1),
-            spec: spec.clone(),
-            own_directory: keyed::directory(&settings.directory_key, &identity.uid),
-            identity,
-            hash,
-            object_name,
-            limits,
-            mounts,
-            egress,
-            user_namespace,
-        }),
-        _ => Err(refusals.0),
-    }
+    let Some(limits) = limits.filter(|_| refusals.0.is_empty()) else { return Err(refusals.0) };
+    let valid = ValidatedSandbox {
+        user: sandbox::user(spec, user_namespace, &hash),
+        policy_digest: policy::digest(spec.network.as_ref()),
+        generation: sandbox.metadata.generation.unwrap_or(1),
+        spec: spec.clone(),
+        own_directory: keyed::directory(&settings.directory_key, &identity.uid),
+        identity,
+        hash,
+        object_name,
+        limits,
+        mounts,
+        egress,
+        user_namespace,
+    };
+    size::check(&valid, settings, &mut refusals);
+    if refusals.0.is_empty() { Ok(valid) } else { Err(refusals.0) }
 }
 
 fn identity(sandbox: &AgentSandbox, refusals: &mut Refusals) -> SandboxIdentity {
@@ -141,6 +145,20 @@ fn identity(sandbox: &AgentSandbox, refusals: &mut Refusals) -> SandboxIdentity 
         && identity.uid.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     refusals.check(plain_uid, "metadata.uid", "must be the one that the API server gave the object");
     identity
+}
+
+/// A runtime class may be anything that the nodes have, also one with less separation than the default.
+fn check_runtime_class(spec: &AgentSandboxSpec, settings: &Settings, refusals: &mut Refusals) {
+    let asked = spec.isolation.as_ref().and_then(|isolation| isolation.runtime_class_name.as_deref());
+    let (Some(asked), Some(allowed)) = (asked, &settings.runtime_classes) else { return };
+    if !allowed.iter().any(|class| class == asked) {
+        let message = format!(
+            "`{}` is not among the runtime classes that this operator allows ({}); write one of them or leave it out",
+            policy::shown(asked),
+            allowed.join(", ")
+        );
+        refusals.add(reason::RUNTIME_CLASS_NOT_ALLOWED, "spec.isolation.runtimeClassName", message);
+    }
 }
 
 /// Whether the Pod gets a user namespace of its own. A runtime class may be a virtual machine or gVisor, which have

@@ -199,6 +199,17 @@ fn a_host_rule_needs_the_gateway_and_no_line_of_the_network_policy() {
 }
 
 #[test]
+fn every_address_is_refused_with_the_way_out() {
+    for cidr in ["0.0.0.0/0", "::/0"] {
+        let spec = egress(&json!({"cidr": cidr, "ports": [443]}));
+        let refused = validate(&sandbox(&spec), &observed(), &Settings::default()).unwrap_err();
+        let way_out =
+            "which no rule may open; list the networks that are needed, or name the hosts in host rules";
+        assert!(refused[0].message.ends_with(way_out), "{}", refused[0].message);
+    }
+}
+
+#[test]
 fn host_bits_are_refused_with_what_to_write() {
     let spec = egress(&json!({"cidr": "198.51.100.7/24", "ports": [1]}));
     let refused = validate(&sandbox(&spec), &observed(), &Settings::default()).unwrap_err();
@@ -237,6 +248,46 @@ fn user_namespaces_follow_the_settings_and_the_runtime() {
     assert!(matches!(of(json!({"runtimeClassName": "gvisor"})), Ok((false, 100_000..))));
     let both = json!({"runtimeClassName": "gvisor", "userNamespace": "Required"});
     assert_eq!(of(both), Err("UserNamespaceUnavailable"));
+}
+
+#[test]
+fn what_the_api_server_could_not_store_is_refused() {
+    let variables = |count: usize, value: &str| {
+        let variable = |index: usize| json!({"name": format!("A{index}"), "value": value});
+        json!({"env": (0..count).map(variable).collect::<Vec<_>>()})
+    };
+    let (plain, dollars) = ("a".repeat(32_768), "$".repeat(32_768));
+    assert_eq!(refusals(&variables(30, &plain)), []);
+    assert_eq!(refusals(&variables(15, &dollars)), []);
+    let refused = [("InvalidSpec", "spec.env".to_owned())];
+    assert_eq!(refusals(&variables(33, &plain)), refused);
+    assert_eq!(refusals(&variables(17, &dollars)), refused);
+    assert_eq!(refusals(&variables(6, &"\u{1}".repeat(32_768))), refused);
+    assert_eq!(refusals(&json!({"args": vec!["$".repeat(4096); 256]})), refused);
+
+    let mut seen = observed();
+    let model = seen.services.get_mut(&("serving".to_owned(), "model".to_owned())).unwrap();
+    model.selector = (0..20).map(|index| (format!("{index}{}", "k".repeat(200)), "v".repeat(60))).collect();
+    let rule = json!({"service": {"name": "model", "namespace": "serving"}, "ports": [80]});
+    let many = sandbox(&json!({"network": {"egress": vec![rule; 256]}}));
+    let refused = validate(&many, &seen, &Settings::default()).unwrap_err();
+    assert_eq!(refused.iter().map(|r| r.field.as_str()).collect::<Vec<_>>(), ["spec.network"]);
+}
+
+#[test]
+fn a_runtime_class_must_be_allowed_where_there_is_a_list() {
+    let of = |classes: Option<&[&str]>, isolation: Value| {
+        let runtime_classes = classes.map(|list| list.iter().map(|class| (*class).to_owned()).collect());
+        let settings = Settings { runtime_classes, ..Settings::default() };
+        let refused = validate(&sandbox(&json!({"isolation": isolation})), &observed(), &settings).err()?;
+        Some((refused[0].reason, refused[0].field.clone()))
+    };
+    let gvisor = || json!({"runtimeClassName": "gvisor"});
+    let refused = Some(("RuntimeClassNotAllowed", "spec.isolation.runtimeClassName".to_owned()));
+    assert_eq!(of(None, gvisor()), None);
+    assert_eq!(of(Some(&["kata", "gvisor"]), gvisor()), None);
+    assert_eq!(of(Some(&["kata"]), gvisor()), refused);
+    assert_eq!(of(Some(&["kata"]), json!({})), None);
 }
 
 #[test]

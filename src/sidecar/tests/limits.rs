@@ -7,7 +7,7 @@ async fn another_gateway_is_tried_before_the_first_byte() {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let policy = PolicyUpdate { gateways: vec![dead], ..update(1, &[("a.example", &[7777])]) };
     let gateway = Fake::start(&authority, policy).await;
-    let case = Case::start(&authority, gateway.address, gateway).await;
+    let case = Case::start(&authority.pem(), gateway.address, gateway).await;
     case.has_policy().await;
     case.gateway.route("a.example:7777", Route::To(echo().await));
     let mut stream = case.dial("a.example", 7777).await.unwrap();
@@ -26,7 +26,7 @@ async fn a_gateway_that_drains_or_hangs_up_sends_to_another() {
     };
     let gateway = Fake::start(&authority, policy).await;
     let draining = Denial { reason: "Draining".into(), message: String::new() };
-    let case = Case::start(&authority, gateway.address, gateway).await;
+    let case = Case::start(&authority.pem(), gateway.address, gateway).await;
     case.has_policy().await;
     // The one that was told comes first; both refuse in turn.
     for (route, name) in [(Route::Deny(draining), "a.example"), (Route::HangUp, "b.example")] {
@@ -57,7 +57,7 @@ async fn only_the_operators_certificate_and_protocol_will_do() {
     let impostor = Fake::start(&other, update(1, &[("a.example", &[7777])])).await;
     let stranger = Fake::start_with(&authority, update(1, &[("a.example", &[7777])]), b"h2").await;
     for gateway in [impostor, stranger] {
-        let case = Case::start(&authority, gateway.address, gateway).await;
+        let case = Case::start(&authority.pem(), gateway.address, gateway).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(!case.records().contains("PolicyTaken"));
         assert!(case.gateway.heads.lock().unwrap().is_empty());

@@ -4,6 +4,7 @@ pub(super) mod fake;
 mod limits;
 mod plain_http;
 mod policy;
+mod with_gateway;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,8 +26,8 @@ use crate::egress::wire as agentsandbox_wire;
 use crate::egress::wire::{Denial, PolicyUpdate};
 
 /// A sandbox's egress, and the gateway that it has.
-struct Case {
-    gateway: Fake,
+struct Case<G = Fake> {
+    gateway: G,
     egress: Egress,
     plan: AddressPlan,
     directory: tempfile::TempDir,
@@ -50,12 +51,15 @@ impl Case {
     async fn new(policy: PolicyUpdate) -> Self {
         let authority = Authority::new();
         let gateway = Fake::start(&authority, policy).await;
-        let case = Self::start(&authority, gateway.address, gateway).await;
+        let case = Self::start(&authority.pem(), gateway.address, gateway).await;
         case.has_policy().await;
         case
     }
+}
 
-    async fn start(authority: &Authority, service: SocketAddr, gateway: Fake) -> Self {
+impl<G> Case<G> {
+    /// With `gateway` at `service`, whose certificate is signed by `authority`.
+    async fn start(authority: &str, service: SocketAddr, gateway: G) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let token = directory.path().join("token");
         std::fs::write(&token, "the-token").unwrap();
@@ -70,7 +74,7 @@ impl Case {
             termination_log: directory.path().join("termination-log"),
             egress: EgressOptions {
                 gateway: Some(service),
-                gateway_ca: Some(authority.pem()),
+                gateway_ca: Some(authority.to_owned()),
                 gateway_name: Some(NAME.to_owned()),
                 token_file: Some(token),
                 gate_api_server: Some("127.0.0.1:1".parse().unwrap()),
