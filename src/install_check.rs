@@ -78,7 +78,9 @@ fn is_ready(address: SocketAddr) -> Result<(), String> {
     let ask = || -> std::io::Result<Vec<u8>> {
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
-        write!(stream, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        // In one piece: a server may answer and close after the first.
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         stream.take(ANSWER).read_to_end(&mut answer)?;
         Ok(answer)

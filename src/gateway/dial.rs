@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 /// Time after which the next address is tried as well.
 const NEXT_AFTER: Duration = Duration::from_millis(250);
+
+/// Bytes that the kernel may keep for a connection in each direction; the node's own limit may be lower. Without it an
+/// agent that reads nothing could have six million kept for each of its connections.
+const KERNEL_BUFFER: u32 = 1 << 20;
 
 /// Makes a connection. There are others than TCP only in tests.
 type Connect = dyn Fn(SocketAddr) -> BoxFuture<'static, std::io::Result<TcpStream>> + Send + Sync;
@@ -30,7 +34,7 @@ impl std::fmt::Debug for Dialer {
 impl Dialer {
     /// One connection has to be there within `patience`.
     pub fn new(patience: Duration) -> Self {
-        Self::through(patience, Arc::new(|address| Box::pin(TcpStream::connect(address))))
+        Self::through(patience, Arc::new(|address| Box::pin(connect(address))))
     }
 
     /// The same by another way.
@@ -83,6 +87,14 @@ impl Dialer {
     }
 }
 
+async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Before the connection is made: the peers agree then on how large a window may get.
+    socket.set_recv_buffer_size(KERNEL_BUFFER)?;
+    socket.set_send_buffer_size(KERNEL_BUFFER)?;
+    socket.connect(address).await
+}
+
 /// What every connection gets. A socket that the kernel connected to itself (the port was its own) is none.
 fn prepare(stream: TcpStream) -> std::io::Result<TcpStream> {
     if stream.local_addr()? == stream.peer_addr()? {
@@ -127,6 +139,15 @@ mod tests {
         assert!(start.elapsed() < Duration::from_millis(200), "a refusal is not waited for");
         let (_, dialled) = dialer.dial(&[address(2), address(4), address(1)]).await.unwrap();
         assert_eq!(dialled, address(4), "one that does not answer is passed");
+    }
+
+    #[tokio::test]
+    async fn the_usual_way_is_tcp() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let real = listener.local_addr().unwrap();
+        let (stream, dialled) = Dialer::new(Duration::from_secs(5)).dial(&[real]).await.unwrap();
+        assert_eq!((dialled, stream.peer_addr().unwrap()), (real, real));
+        assert!(stream.nodelay().unwrap());
     }
 
     #[tokio::test]

@@ -1,12 +1,15 @@
 //! Who asks: from the token to the Pod, and from the Pod to its sandbox.
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
 
 use super::live::Live;
 use super::pods::Pods;
 use super::refusal::{Cause, Refusal};
 use super::request::Token;
 use super::sandboxes::{Sandbox, Sandboxes};
-use super::tokens::Tokens;
+use super::tokens::{PodClaim, Tokens};
 use crate::audit::PodIdentity;
 use crate::plan::names;
 
@@ -19,6 +22,24 @@ pub struct Peer {
     pub sandbox: Arc<Sandbox>,
     /// What the sandbox does.
     pub live: Arc<Live>,
+}
+
+/// How long the watches may lag behind the API server, which has just said that a token is good.
+const LAG: Duration = Duration::from_millis(500);
+
+/// Why a Pod is nobody.
+struct Stranger {
+    refusal: Refusal,
+    /// Whether the watches may only not have told yet.
+    maybe_not_yet: bool,
+}
+
+fn never(message: &str) -> Stranger {
+    Stranger { refusal: Refusal::new(Cause::Unauthenticated, message), maybe_not_yet: false }
+}
+
+fn not_yet(cause: Cause, message: &str) -> Stranger {
+    Stranger { refusal: Refusal::new(cause, message), maybe_not_yet: true }
 }
 
 /// Everything that says who asks.
@@ -39,23 +60,34 @@ impl Identity {
         token: Option<&Token>,
         may_ask: impl Fn() -> bool,
     ) -> Result<Peer, Refusal> {
-        let nobody = |message: &str| Refusal::new(Cause::Unauthenticated, message);
         let token = token.ok_or_else(|| {
-            nobody("there is no token; agents reach names through the sidecar of their Pod, not the gateway itself")
+            let message = "there is no token; agents reach names through the sidecar of their Pod, not the gateway itself";
+            Refusal::new(Cause::Unauthenticated, message)
         })?;
         let claim = self.tokens.check(token, may_ask).await?;
-        let pod = self
-            .pods
-            .find(&claim.namespace, &claim.name)
-            .ok_or_else(|| nobody("the token's Pod is not known as one of a sandbox"))?;
+        let until = Instant::now() + LAG;
+        loop {
+            match self.find(&claim) {
+                Ok(peer) => return Ok(peer),
+                Err(stranger) if stranger.maybe_not_yet && Instant::now() < until => sleep(LAG / 10).await,
+                Err(stranger) => return Err(stranger.refusal),
+            }
+        }
+    }
+
+    /// The Pod of `claim` and its sandbox.
+    fn find(&self, claim: &PodClaim) -> Result<Peer, Stranger> {
+        let pod = self.pods.find(&claim.namespace, &claim.name).ok_or_else(|| {
+            not_yet(Cause::Unauthenticated, "the token's Pod is not known as one of a sandbox")
+        })?;
         if pod.uid != claim.uid {
-            return Err(nobody("the token is of an earlier Pod of the name"));
+            let message = "the token is of another Pod of the name, which is not there or not known yet";
+            return Err(not_yet(Cause::Unauthenticated, message));
         }
         if pod.ended {
-            return Err(nobody("the token's Pod has ended"));
+            return Err(never("the token's Pod has ended"));
         }
-        let unknown =
-            || Refusal::new(Cause::PolicyUnknown, "the sandbox of the token's Pod is not known here");
+        let unknown = || not_yet(Cause::PolicyUnknown, "the sandbox of the token's Pod is not known here");
         let live = self.sandboxes.live(&pod.sandbox_uid).ok_or_else(unknown)?;
         let sandbox = live.sandbox().ok_or_else(unknown)?;
         let identity = &sandbox.identity;
@@ -65,9 +97,10 @@ impl Identity {
             && identity.name == pod.sandbox_name
             && names::object_name(&identity.name, &hash) == claim.name;
         if !same {
-            return Err(nobody("the token's Pod is not the one of its sandbox"));
+            return Err(never("the token's Pod is not the one of its sandbox"));
         }
-        Ok(Peer { pod: PodIdentity { name: claim.name, uid: claim.uid }, sandbox, live })
+        let pod = PodIdentity { name: claim.name.clone(), uid: claim.uid.clone() };
+        Ok(Peer { pod, sandbox, live })
     }
 }
 
@@ -80,7 +113,7 @@ mod tests {
     use super::super::limits::Limits;
     use super::super::pods::tests::pod;
     use super::super::sandboxes::tests::{object, rule};
-    use super::super::tokens::{PodClaim, Review, Reviewer};
+    use super::super::tokens::{Review, Reviewer};
     use super::*;
 
     /// Tokens are `namespace/name/uid`.
@@ -113,9 +146,14 @@ mod tests {
         assert_eq!(cause(good.clone()).await, Err(Cause::Unauthenticated), "the Pod is not known");
         identity.pods.take(Event::Apply(pod(&name, "p-1", "Pending")));
         assert_eq!(cause(good.clone()).await, Err(Cause::PolicyUnknown), "the sandbox is not known");
-        let sandbox = DeserializeGuard(Ok(object(1, vec![rule("a.example")])));
-        identity.sandboxes.take(Event::Apply(sandbox));
-        assert_eq!(cause(good.clone()).await, Ok("team-a/fix".to_owned()));
+        // The watch lags, and whoever is known to the API server waits for it.
+        let later = async {
+            sleep(LAG / 5).await;
+            let sandbox = DeserializeGuard(Ok(object(1, vec![rule("a.example")])));
+            identity.sandboxes.take(Event::Apply(sandbox));
+        };
+        let (found, ()) = tokio::join!(cause(good.clone()), later);
+        assert_eq!(found, Ok("team-a/fix".to_owned()));
         assert_eq!(cause(format!("team-a/{name}/p-0")).await, Err(Cause::Unauthenticated), "an earlier Pod");
         assert_eq!(
             cause(format!("team-b/{name}/p-1")).await,

@@ -1,5 +1,6 @@
 //! Where the records of connections go: to standard output, in a thread of its own, since that may block. When it
-//! does, connections wait to be recorded; when it fails, the gateway ends, because nothing may pass unrecorded.
+//! does, connections wait to be recorded and new ones are refused; when it fails, the gateway ends, because nothing may
+//! pass unrecorded.
 use std::io::Write;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,6 +47,11 @@ impl Records {
         Ok(Self { jobs, failure })
     }
 
+    /// Whether a connection that begins now can be recorded without waiting for the reader of standard output.
+    pub fn have_room(&self) -> bool {
+        self.jobs.capacity() > 0
+    }
+
     /// Hands over a record; waits while there are too many.
     pub async fn write(&self, event: NetworkEvent) {
         // It fails only after the thread has said so, and then the process ends.
@@ -67,5 +73,86 @@ impl Records {
             Ok(Some(failure)) => failure,
             Ok(None) | Err(_) => "the thread of the records ended".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::audit::NetworkOutcome;
+
+    /// Writes one line for each word that it gets, and fails when there are no more.
+    struct Slow(Receiver<()>);
+
+    impl Write for Slow {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.recv().map_err(std::io::Error::other)?;
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn event() -> NetworkEvent {
+        NetworkEvent {
+            sandbox: None,
+            pod: None,
+            policy: None,
+            source: "192.0.2.1:1".parse().unwrap(),
+            via: None,
+            host: None,
+            port: None,
+            address: None,
+            protocol: None,
+            outcome: NetworkOutcome::Refused,
+            rule: None,
+            reason: "Unauthenticated",
+            detail: None,
+            bytes_out: 0,
+            bytes_in: 0,
+            requests: None,
+            started: 0,
+            duration: 0,
+            suppressed: 0,
+        }
+    }
+
+    fn slow() -> (Records, Sender<()>) {
+        let (go, wait) = channel();
+        (Records::start("gateway-0", Slow(wait)).unwrap(), go)
+    }
+
+    #[tokio::test]
+    async fn what_is_not_written_is_waited_for() {
+        let (records, go) = slow();
+        // One is being written, and the others wait.
+        for _ in 0..=WAITING {
+            timeout(Duration::from_secs(5), records.write(event())).await.unwrap();
+        }
+        assert!(!records.have_room());
+        assert!(timeout(Duration::from_millis(50), records.write(event())).await.is_err());
+        for _ in 0..=WAITING {
+            go.send(()).unwrap();
+        }
+        timeout(Duration::from_secs(5), records.flush()).await.unwrap();
+        assert!(records.have_room());
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told() {
+        let (records, go) = slow();
+        drop(go);
+        records.write(event()).await;
+        timeout(Duration::from_secs(5), records.failed()).await.unwrap();
+        timeout(Duration::from_secs(5), records.flush()).await.unwrap();
+        // Nobody waits for a thread that is gone.
+        timeout(Duration::from_secs(5), records.write(event())).await.unwrap();
     }
 }

@@ -35,7 +35,7 @@ use super::resolve::Resolver;
 use super::resolve::tests::NameServer;
 use super::sandboxes::Sandboxes;
 use super::sandboxes::tests::object;
-use super::server::Server;
+use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{PodClaim, Review, Reviewer, Tokens};
 use super::vetting::Vetting;
@@ -150,7 +150,7 @@ impl Rig {
             canary: Arc::new(Canary::new(Arc::new(Endpoints::new(8444)))),
             draining,
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let tracker = TaskTracker::new();
         let server = Server {

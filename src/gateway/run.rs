@@ -26,7 +26,7 @@ use super::pods::{Pods, SlimPod};
 use super::records::Records;
 use super::resolve::Resolver;
 use super::sandboxes::{Guarded, Sandboxes};
-use super::server::Server;
+use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{ApiServer, Tokens};
 use super::vetting::Vetting;
@@ -82,7 +82,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     tokio::spawn(telemetry::serve(admin, health.clone(), Arc::<GatewayMetrics>::clone(&metrics), level));
     let stop = stop_signal()?;
     futures::pin_mut!(stop);
-    let listener = TcpListener::bind(options.listen).await?;
+    let listener = listen(options.listen)?;
     let client = client().await?;
     let certificates = Arc::new(Certificates::new(&options.tls_directory));
     let acceptor = TlsAcceptor::from(certificates.server_config()?);

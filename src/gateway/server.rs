@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +29,23 @@ const SPARE: Duration = Duration::from_secs(30);
 
 /// Bytes that the TLS layer keeps for a peer that does not read.
 const UNSENT: usize = 32 * 1024;
+
+/// Bytes that the kernel keeps for a sidecar in each direction: enough within a cluster.
+const KERNEL_BUFFER: u32 = 256 * 1024;
+
+/// Connections that wait to be taken.
+const BACKLOG: u32 = 1024;
+
+/// Listens on `address`.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    // Every connection has them from the listener.
+    socket.set_recv_buffer_size(KERNEL_BUFFER)?;
+    socket.set_send_buffer_size(KERNEL_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// What the server needs besides.
 #[derive(Debug)]

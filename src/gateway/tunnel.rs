@@ -164,6 +164,10 @@ where
         let message = "this gateway is about to end; another one takes new connections";
         return Err(Over::Before(Refusal::new(Cause::Draining, message)));
     }
+    if !context.records.have_room() {
+        let message = "this gateway cannot write its records now; another one may";
+        return Err(Over::Before(Refusal::new(Cause::Draining, message)));
+    }
     peer.live.admit(&context.limits).map_err(Over::Before)?;
     let (name, port) = wish.target.clone().map_err(|error| {
         Over::Before(Refusal::new(

@@ -17,7 +17,7 @@ pub fn install(target: &Path) -> io::Result<()> {
     }
     let mut random = [0; PROOF_BYTES];
     File::open("/dev/urandom")?.read_exact(&mut random)?;
-    let proof = crate::policy::digest::hex(&random);
+    let proof: String = crate::policy::digest::hex(&random);
     put(&target.with_file_name(PROOF_FILE), 0o444, &mut proof.as_bytes())?;
     put(target, 0o555, &mut File::open("/proc/self/exe")?)
 }

@@ -29,7 +29,7 @@ pub fn form(spec: &PodSpec) -> String {
     let mut value = json!({
         "containers": init.chain(&spec.containers).map(container).collect::<Vec<_>>(),
         "volumes": spec.volumes,
-        "hostUsers": spec.host_users,
+        "userNamespace": spec.host_users == Some(false),
         "hostNetwork": spec.host_network,
         "hostPID": spec.host_pid,
         "hostIPC": spec.host_ipc,
@@ -78,7 +78,8 @@ fn plain(value: &mut Value) {
                 map.remove("procMount");
             }
             map.values_mut().for_each(plain);
-            map.retain(|_, v| !is_nothing(v));
+            // Without the word it is allowed.
+            map.retain(|key, v| key == "allowPrivilegeEscalation" && v.is_boolean() || !is_nothing(v));
         }
         Value::Array(list) => list.iter_mut().for_each(plain),
         _ => {}
@@ -143,6 +144,7 @@ mod tests {
             (agent, "lifecycle", json!({"postStart": {"exec": {"command": ["x"]}}})),
             (agent, "livenessProbe", json!({"exec": {"command": ["x"]}})),
             (agent, "securityContext", json!({"runAsUser": 1000, "privileged": true})),
+            (agent, "securityContext", json!({"runAsUser": 1000, "allowPrivilegeEscalation": false})),
             (agent, "volumeMounts", json!([])),
             ("", "volumes", json!([{"name": "v", "hostPath": {"path": "/"}}])),
             ("", "hostNetwork", json!(true)),
