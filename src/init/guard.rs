@@ -5,6 +5,7 @@ use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -33,7 +34,7 @@ pub enum GuardError {
     Seccomp(String),
     /// A limit or an attribute could not be set.
     #[error("{0}: {1}")]
-    Limit(&'static str, nix::errno::Errno),
+    Limit(&'static str, Errno),
 }
 
 /// The ABI that will be in force on a kernel with `kernel`.
@@ -47,7 +48,7 @@ pub fn limit(pids: u64, file_size: Option<u64>) -> Result<(), GuardError> {
         setrlimit(resource, soft, hard).map_err(|errno| GuardError::Limit(what, errno))?;
         match getrlimit(resource) {
             Ok(limits) if limits == (soft, hard) => Ok(()),
-            Ok(_) => Err(GuardError::Limit(what, nix::errno::Errno::EINVAL)),
+            Ok(_) => Err(GuardError::Limit(what, Errno::EINVAL)),
             Err(errno) => Err(GuardError::Limit(what, errno)),
         }
     };
@@ -59,7 +60,11 @@ pub fn limit(pids: u64, file_size: Option<u64>) -> Result<(), GuardError> {
     if let Some(bytes) = file_size {
         set("RLIMIT_FSIZE", Resource::RLIMIT_FSIZE, bytes)?;
     }
-    sys::set_nice(NICE).map_err(|errno| GuardError::Limit("nice", errno))?;
+    match sys::set_nice(NICE) {
+        // The kernel refuses to make it less nice than it is already.
+        Ok(()) | Err(Errno::EACCES) => {}
+        Err(errno) => return Err(GuardError::Limit("nice", errno)),
+    }
     // Files under /proc/self of a process that is not dumpable belong to root. No other process of the agent
     // exists yet that could use the moment.
     let _ = prctl::set_dumpable(true);
