@@ -1,10 +1,10 @@
 //! Two replicas, one leader, and what happens when it goes, freezes, or dies between two writes.
 use std::time::Duration;
 
-use agentsandbox::api::v1alpha1::AgentSandbox;
+use agentsandbox::api::v1alpha1::{AgentSandbox, Phase};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, networking::v1::NetworkPolicy};
 use kube::{
-    ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use nix::{
@@ -136,17 +136,32 @@ fn an_operator_that_dies_between_any_two_writes_leaves_no_agent_without_its_poli
                 tokio::time::sleep(Duration::from_millis(40)).await;
             }
         });
+        // Each operator has one write or a few: those are not to go to what other tests have left.
+        let everywhere: Api<AgentSandbox> = Api::all(test.client.clone());
+        wait_for("every other sandbox to have ended", secs(120), || async {
+            let all = everywhere.list(&ListParams::default()).await.unwrap().items;
+            let settled = |s: &AgentSandbox| {
+                s.metadata.deletion_timestamp.is_none()
+                    && s.status.as_ref().is_some_and(|status| status.outcome.is_some())
+            };
+            all.iter().all(settled).then_some(())
+        })
+        .await;
         for writes in 1..=4 {
             exit_after(&test, Some(writes)).await;
             let name = format!("agent-{writes}");
             test.sandbox(&name, "time.sleep(300)", json!({"timeout": "10m"})).await;
-            test.running(&name).await;
+            // The kubelet lets a container that ends again and again wait longer each time.
+            test.wait_status(&name, "that it runs", 3 * LIFE, |s| {
+                (s.phase == Some(Phase::Running)).then_some(())
+            })
+            .await;
             assert_eq!(test.pods_of(&name).await.len(), 1, "nothing was made twice");
             let pod = test.pod_name(&name).await;
             test.delete(&name).await;
             test.gone::<AgentSandbox>(&name, LIFE).await;
-            test.gone::<Pod>(&pod, LIFE).await;
-            test.gone::<NetworkPolicy>(&pod, LIFE).await;
+            test.gone::<Pod>(&pod, 3 * LIFE).await;
+            test.gone::<NetworkPolicy>(&pod, 3 * LIFE).await;
             let died = crashes(&test).await;
             assert!(died > 0 || writes > 3, "the operator died at least once with {writes} writes");
         }

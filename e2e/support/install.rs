@@ -81,7 +81,16 @@ fn skipped() -> bool {
 fn helm_install(chart: &str) -> Command {
     let mut helm = environment().command("HELM");
     let path = format!("{}/charts/{chart}", env!("CARGO_MANIFEST_DIR"));
-    helm.args(["upgrade", "--install", chart, &path, "--create-namespace", "--namespace"]);
+    // Tests scale the operator and give it variables: what one that failed left is not to stay.
+    helm.args([
+        "upgrade",
+        "--install",
+        chart,
+        &path,
+        "--force-conflicts",
+        "--create-namespace",
+        "--namespace",
+    ]);
     helm.arg(environment().system_namespace());
     helm
 }
