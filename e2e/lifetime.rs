@@ -127,7 +127,7 @@ fn startup_timeout_of_a_sandbox_that_fits_no_node() {
 fn image_pull_failed() {
     shared("image-pull", |test| async move {
         let image = environment_without_digest() + ":does-not-exist";
-        test.sandbox("agent", "pass", json!({"image": image, "startupTimeout": "40s"})).await;
+        test.sandbox("agent", "pass", json!({"image": image, "startupTimeout": "80s"})).await;
         let outcome = test.finished_as("agent", "ImagePullFailed").await;
         assert!(outcome.message.is_some_and(|m| m.contains("does-not-exist")));
     });

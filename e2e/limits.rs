@@ -35,7 +35,8 @@ fn cpu_is_throttled() {
 #[test]
 fn disk_ends_as_disk_limit_exceeded() {
     shared("disk", |test| async move {
-        let fill = "with open('/workspace/a', 'wb') as f:\n    for _ in range(60):\n        f.write(b'x' * (1 << 20))\n    f.flush()\n\
+        // In files that are each smaller than one file may be.
+        let fill = "for i in range(6):\n    with open(f'/workspace/{i}', 'wb') as f:\n        f.write(b'x' * (10 << 20))\n\
                     while True:\n    time.sleep(1)";
         let spec = json!({
             "timeout": "3m",
