@@ -17,4 +17,5 @@ pub mod plan;
 pub mod policy;
 pub mod render;
 pub mod sidecar;
+mod signals;
 pub mod telemetry;

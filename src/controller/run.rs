@@ -131,7 +131,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     tokio::spawn(telemetry::serve(listener, health.clone(), Arc::<Metrics>::clone(&metrics), level));
     // Before the election: a start gate needs one that answers, and only one replica leads.
     tokio::spawn(canary::serve(tokio::net::TcpListener::bind(options.canary_address).await?));
-    let stop = stop_signal()?;
+    let stop = crate::signals::stop_signal()?;
     futures::pin_mut!(stop);
     let client = client().await?;
     let fence = Fence::default();
@@ -169,18 +169,6 @@ async fn client() -> Result<Client, RunError> {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(10));
     Ok(Client::try_from(config).map_err(Box::new)?)
-}
-
-/// Ready when the process is asked to stop.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    })
 }
 
 async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<Metrics>) {

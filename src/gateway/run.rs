@@ -80,7 +80,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let (health, metrics) = (Health::default(), Arc::new(GatewayMetrics::default()));
     let admin = TcpListener::bind(options.admin_address).await?;
     tokio::spawn(telemetry::serve(admin, health.clone(), Arc::<GatewayMetrics>::clone(&metrics), level));
-    let stop = stop_signal()?;
+    let stop = crate::signals::stop_signal()?;
     futures::pin_mut!(stop);
     let listener = listen(options.listen)?;
     let client = client().await?;
@@ -137,18 +137,6 @@ async fn client() -> Result<Client, RunError> {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
     Ok(Client::try_from(config).map_err(Box::new)?)
-}
-
-/// Ready when the process is asked to stop.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    })
 }
 
 fn service(text: Option<&String>, port: u16) -> Result<Option<ServiceName>, RunError> {
