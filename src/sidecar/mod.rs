@@ -2,6 +2,7 @@
 //!
 //! It has one thread, also under gVisor and with few processes allowed: its writes block, which is what holds
 //! the agent back until its records are kept.
+mod accept;
 mod budget;
 mod dns;
 mod egress;

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::accept;
 use super::forward::{Origin, forward};
 use super::gateway::denial;
 use super::http1::{self, Request};
 use super::ledger::printable;
-use super::pause;
 use super::relay::relay;
 use super::tunnel::{Agent, Target, Tunnels, Via};
 use crate::egress::wire::Denial;
@@ -24,29 +23,13 @@ const IDLE: Duration = Duration::from_mins(1);
 /// Longest wait for the rest of its head, and for the peer to take an answer of ours.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections at once.
-const MAX_CONNECTIONS: usize = 256;
-
 /// Serves connections.
 pub async fn serve(listener: TcpListener, tunnels: Arc<Tunnels>) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            pause().await;
-            continue;
-        };
-        let agent = Agent::new(stream);
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            agent.reset();
-            continue;
-        };
+    accept::serve(listener, move |agent| {
         let tunnels = Arc::clone(&tunnels);
-        tokio::spawn(async move {
-            // Whoever breaks off is not told so.
-            let _ = converse(agent, &tunnels).await;
-            drop(place);
-        });
-    }
+        async move { converse(agent, &tunnels).await }
+    })
+    .await;
 }
 
 async fn converse(mut agent: Agent, tunnels: &Tunnels) -> io::Result<()> {

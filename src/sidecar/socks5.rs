@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::accept;
 use super::dns::Directory;
 use super::gateway::denial;
-use super::pause;
 use super::relay::relay;
 use super::stream::Buffered;
 use super::tunnel::{Agent, Target, Tunnels, Via};
@@ -20,9 +19,6 @@ use crate::policy::HostName;
 
 /// Longest wait for a request.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Connections at once.
-const MAX_CONNECTIONS: usize = 256;
 
 const VERSION: u8 = 5;
 
@@ -54,24 +50,11 @@ pub async fn serve(
     tunnels: Arc<Tunnels>,
     directory: Arc<dyn Directory + Send + Sync>,
 ) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            pause().await;
-            continue;
-        };
-        let agent = Agent::new(stream);
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            agent.reset();
-            continue;
-        };
+    accept::serve(listener, move |agent| {
         let (tunnels, directory) = (Arc::clone(&tunnels), Arc::clone(&directory));
-        tokio::spawn(async move {
-            // Whoever breaks off is not told so.
-            let _ = converse(agent, &tunnels, directory.as_ref()).await;
-            drop(place);
-        });
-    }
+        async move { converse(agent, &tunnels, directory.as_ref()).await }
+    })
+    .await;
 }
 
 async fn converse(
