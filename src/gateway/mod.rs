@@ -7,7 +7,9 @@
 mod canary;
 mod certificate;
 mod client_hello;
+mod connection;
 mod context;
+mod current_policy;
 mod dial;
 mod endpoints;
 mod first_bytes;

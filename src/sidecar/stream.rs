@@ -45,6 +45,11 @@ impl<R: AsyncRead + Unpin> Buffered<R> {
         &self.inner
     }
 
+    /// The reader beneath, to write to where it takes that too.
+    pub fn inner_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
     /// What is read and not taken.
     pub fn data(&self) -> &[u8] {
         self.buffer.get(self.taken..).unwrap_or_default()
