@@ -292,13 +292,14 @@ async fn ask(wire: Wire, head: &[u8]) -> Result<Result<Buffered<Wire>, Denial>, 
         if response.status == 200 {
             return Ok(None);
         }
-        read_denial(&mut stream, &response).await.map(Some)
+        let denial = read_denial(&mut stream, &response).await?;
+        Ok(Some((response.status, denial)))
     });
     match answer.await {
         Ok(Ok(None)) => Ok(Ok(stream)),
-        // It is about to end, and others are there.
-        Ok(Ok(Some(denial))) if denial.reason == "Draining" => Err(denial),
-        Ok(Ok(Some(denial))) => Ok(Err(denial)),
+        // It is about to end, cannot ask the API server, or does not know the sandbox: another one may.
+        Ok(Ok(Some((503, denial)))) => Err(denial),
+        Ok(Ok(Some((_, denial)))) => Ok(Err(denial)),
         Ok(Err(error)) => Err(lost(&error)),
         Err(_) => Ok(Err(denial("GatewayTimeout", "the egress gateway did not answer in time".to_owned()))),
     }
