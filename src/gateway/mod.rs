@@ -13,6 +13,7 @@ mod current_policy;
 mod dial;
 mod endpoints;
 mod first_bytes;
+mod freshness;
 mod http;
 mod identity;
 mod limits;

@@ -19,6 +19,7 @@ use super::certificate::Certificates;
 use super::context::Context;
 use super::dial::Dialer;
 use super::endpoints::{Endpoints, ServiceName};
+use super::freshness::Freshness;
 use super::identity::Identity;
 use super::notices;
 use super::options::Options;
@@ -101,6 +102,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             () = watches(&options, &client, &context, &filled) => {}
             () = notices::publish(client.clone(), &options.identity, to_publish) => {}
             () = context.canary.keep() => {}
+            () = context.freshness.keep(&client) => {}
             () = attend(&certificates, &filled, &health, &context) => {}
             () = server.run(listener, acceptor) => {}
         }
@@ -171,6 +173,7 @@ fn context(
         records: Records::start(&options.identity, std::io::stdout())?,
         notices,
         metrics: Arc::clone(metrics),
+        freshness: Freshness::new(metrics.stale_since.clone()),
         own,
         peers: Arc::new(Endpoints::new(peers.as_ref().map_or(GATEWAY_PORT, |peers| peers.port))),
         canary: Arc::new(Canary::new(Arc::new(canaries))),
@@ -235,6 +238,7 @@ async fn follow<K>(
             Ok(event) => take(event),
             Err(error) => {
                 context.metrics.watch_errors.inc();
+                context.freshness.lost();
                 tracing::warn!(%error, "a watch failed; it is set up again, and the last state stays");
             }
         }
