@@ -59,7 +59,7 @@ impl Freshness {
                     tracing::info!("the API server answers again");
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the API server does not answer; the last state stays")
+                    tracing::warn!(%error, "the API server does not answer; the last state stays");
                 }
                 Err(_) => tracing::warn!("the API server does not answer in time; the last state stays"),
             }
