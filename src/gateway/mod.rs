@@ -38,6 +38,8 @@ mod vetting;
 
 #[cfg(test)]
 mod end_to_end;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 pub(crate) mod rig;
 
