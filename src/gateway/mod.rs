@@ -10,6 +10,7 @@ mod client_hello;
 mod context;
 mod dial;
 mod endpoints;
+mod families;
 mod first_bytes;
 mod http;
 mod identity;
