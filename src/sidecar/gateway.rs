@@ -46,6 +46,10 @@ const MAX_DENIAL: u64 = 16 * 1024;
 /// Connections that are kept ready.
 const SPARES: usize = 2;
 
+/// Time before a spare connection is made: its handshake would take the thread, and on a small node the gateway's core,
+/// from the first bytes of the tunnel that took the one before.
+const SETTLE: Duration = Duration::from_millis(5);
+
 /// Age at which a spare connection is given up.
 const MAX_AGE: Duration = Duration::from_secs(20);
 
@@ -198,6 +202,7 @@ impl Gateways {
                 let _ = timeout(pause, self.used.notified()).await;
                 continue;
             }
+            tokio::time::sleep(SETTLE).await;
             let address = self.candidates().into_iter().next().unwrap_or(self.service);
             if let Ok(wire) = Box::pin(self.connect(address)).await {
                 self.state().spares.push(Spare { wire, made: Instant::now() });
