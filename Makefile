@@ -67,7 +67,9 @@ generated: $(HELM)
 	$(HELM) template agentsandbox charts/agentsandbox -n agentsandbox-system --skip-tests >$(DIR)/operator.yaml
 
 bench: ## Measure everything in docs/benchmarks.md on the cluster, which is started if it is not up (root; about 8 min)
-	cargo bench --locked --bench plan -- --quick
+	@# With the image's settings, so that nothing is compiled twice.
+	RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET_DIR=target/image \
+	  cargo bench --locked --target "$$(rustc -vV | sed -n 's/^host: //p')" --bench plan -- --quick
 	e2e/bench/run $(ARGS)
 
 clean: ## Remove what the build wrote; the cluster's cache stays

@@ -79,7 +79,7 @@ def thousand(image, number, note):
     def create(index):
         one = sandbox(f"many-{index}", image, [BY_NAME, BY_ADDRESS])
         one["metadata"]["labels"] = {"bench": "many"}
-        one["spec"].update({"startupTimeout": "24h", "resources": {"cpu": "1k"}})
+        one["spec"].update({"startupTimeout": "24h", "resources": {"cpu": "500"}})
         api("POST", SANDBOXES, one)
 
     with ThreadPoolExecutor(4) as pool:

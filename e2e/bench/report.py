@@ -12,7 +12,7 @@ def line(*cells):
 def milliseconds(found, which="p50_us"):
     """The direct way's time, and what the others add."""
     direct = found["direct"][which] / 1000
-    return [f"{direct:.2f} ms", *(f"+{found[way][which] / 1000 - direct:.2f} ms" for way in WAYS[1:])]
+    return [f"{direct:.2f} ms", *(f"{found[way][which] / 1000 - direct:+.2f} ms" for way in WAYS[1:])]
 
 
 def ways(found):
