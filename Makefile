@@ -34,7 +34,7 @@ check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files
 	diff -u config/base/operator.yaml target/generated/operator.yaml || { echo "run 'make manifests'" >&2; exit 1; }
 	@[ "$$(stat -c %s $(CRD))" -lt 65536 ] || { echo "$(CRD) is larger than 64 KiB" >&2; exit 1; }
 	$(HELM) lint --strict --quiet charts/agentsandbox charts/agentsandbox-crds
-	@for f in e2e/run e2e/demo e2e/unenforced e2e/cluster/build e2e/cluster/up scripts/* fuzz/rustc .ci/run; do bash -n "$$f"; done
+	@for f in e2e/run e2e/demo e2e/unenforced e2e/bench/run e2e/cluster/build e2e/cluster/up scripts/* fuzz/rustc .ci/run; do bash -n "$$f"; done
 	@if command -v cargo-deny >/dev/null; then cargo deny check && (cd fuzz && cargo deny check); else echo "cargo-deny is not installed: licences and advisories not checked"; fi
 
 fuzz: ## Fuzz each parser of untrusted bytes for FUZZ_SECONDS (20), and build it for that; see scripts/fuzz --help
@@ -70,8 +70,11 @@ generated: $(HELM)
 	cargo run $(FEATURES) --quiet --bin agentsandbox -- crds --output $(DIR)/crds --docs $(DIR)/api.md
 	$(HELM) template agentsandbox charts/agentsandbox -n agentsandbox-system --skip-tests >$(DIR)/operator.yaml
 
-bench: ## Run the benchmarks
-	cargo bench --locked --bench plan
+bench: ## Measure everything in docs/benchmarks.md on the cluster, which is started if it is not up (root; about 8 min)
+	@# With the image's settings, so that nothing is compiled twice.
+	RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET_DIR=target/image \
+	  cargo bench --locked --target "$$(rustc -vV | sed -n 's/^host: //p')" --bench plan -- --quick
+	e2e/bench/run $(ARGS)
 
 clean: ## Remove what the build wrote; the cluster's cache stays
 	cargo clean

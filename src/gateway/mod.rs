@@ -12,6 +12,7 @@ mod context;
 mod current_policy;
 mod dial;
 mod endpoints;
+mod families;
 mod first_bytes;
 mod freshness;
 mod http;

@@ -96,6 +96,9 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         places: Arc::new(Semaphore::new(options.max_connections)),
         tracker: TaskTracker::new(),
     };
+    let tracker = server.tracker.clone();
+    // A task, because the runtime's threads take their own tasks without waking another one.
+    let serving = tokio::spawn(async move { server.run(listener, acceptor).await });
     let filled = Filled::new(2);
     let around = async {
         tokio::select! {
@@ -104,7 +107,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             () = context.canary.keep() => {}
             () = context.freshness.keep(&client) => {}
             () = attend(&certificates, &filled, &health, &context) => {}
-            () = server.run(listener, acceptor) => {}
+            _ = serving => {}
         }
     };
     futures::pin_mut!(around);
@@ -119,11 +122,11 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let sandboxes = &context.identity.sandboxes;
     let end = async {
         sandboxes.drain_streams();
-        server.tracker.close();
+        tracker.close();
         // Requests are refused in this time and not left in the dark: whoever asks goes to another gateway.
-        let _ = timeout(options.drain, server.tracker.wait()).await;
+        let _ = timeout(options.drain, tracker.wait()).await;
         sandboxes.drain();
-        let _ = timeout(LAST, server.tracker.wait()).await;
+        let _ = timeout(LAST, tracker.wait()).await;
         let _ = timeout(LAST, context.records.flush()).await;
     };
     tokio::select! {
