@@ -5,6 +5,7 @@ use crate::support::{
     Test,
     agent::{is_open, probe},
     internet::{ALLOWED, DENIED, ECHO, ECHO_UDP, METADATA, OTHER},
+    sandbox::merge,
     secs, shared,
 };
 
@@ -215,5 +216,19 @@ fn an_address_of_the_cluster_itself_is_refused() {
             test.sandbox(name, "pass", json!({"network": {"egress": [rule]}})).await;
             test.refused_as(name, "ReservedAddress").await;
         }
+    });
+}
+
+#[test]
+fn a_spec_that_is_corrected_late_has_its_whole_time_to_start() {
+    shared("corrected-late", |test| async move {
+        let rule = |cidr| json!({"network": {"egress": [{"cidr": cidr, "ports": [80]}]}});
+        let mut spec = rule("127.0.0.0/8");
+        merge(&mut spec, json!({"startupTimeout": "45s"}));
+        test.sandbox("agent", "say(runs=True)", spec).await;
+        test.refused_as("agent", "ReservedAddress").await;
+        tokio::time::sleep(secs(46)).await;
+        test.change("agent", rule("203.0.113.10/32")).await.unwrap();
+        test.finished_as("agent", "Completed").await;
     });
 }

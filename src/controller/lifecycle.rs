@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ContainerStatus;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::ending::{Ending, classify_end};
@@ -165,6 +166,24 @@ fn running(facts: &Facts<'_>, pod: &SlimPod, started: Timestamp) -> Step {
     Step::Running { started, deadline, check }
 }
 
+/// When a sandbox's time to start begins. A spec that was refused at first has all of it from the edit that healed it; in
+/// the pass that makes its Pod status does not say yet that it is accepted.
+pub fn startup_begins(
+    created: Timestamp,
+    accepted: Option<&Condition>,
+    pod: Option<&SlimPod>,
+    now: Timestamp,
+) -> Timestamp {
+    match (accepted, pod) {
+        (Some(c), _) if c.status == "True" => created.max(c.last_transition_time.0),
+        (Some(_), Some(pod)) => {
+            pod.metadata.creation_timestamp.as_ref().map_or(created, |t| created.max(t.0))
+        }
+        (Some(_), None) => now,
+        (None, _) => created,
+    }
+}
+
 fn starting(facts: &Facts<'_>, pod: &SlimPod) -> Step {
     let until = after(facts.created, facts.startup_timeout);
     let waiting = pod.containers().find_map(waiting);
@@ -207,8 +226,9 @@ fn hangs(now: Timestamp, pod: &SlimPod) -> bool {
 /// look at. The list comes last, since a message is cut.
 fn set_up(facts: &Facts<'_>, pod: &SlimPod) -> String {
     let mut message = format!(
-        "the Pod was still being set up on its node after {} (kubectl get events --field-selector involvedObject.name={} says what it waited for)",
+        "the Pod was still being set up on its node after {} (kubectl get events -n {} --field-selector involvedObject.name={} says what it waited for)",
         GoDuration::of(facts.startup_timeout).as_str(),
+        pod.metadata.namespace.as_deref().unwrap_or_default(),
         pod.metadata.name.as_deref().unwrap_or_default(),
     );
     let sources: BTreeSet<String> = facts.mounts.iter().filter_map(source).collect();

@@ -1,3 +1,4 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::*;
@@ -208,7 +209,7 @@ fn a_pod_that_hangs_before_its_first_container_is_told_with_what_it_mounts() {
         ending.outcome.message.unwrap()
     };
     let events = "the Pod was still being set up on its node after 1m \
-        (kubectl get events --field-selector involvedObject.name=p says what it waited for)";
+        (kubectl get events -n n --field-selector involvedObject.name=p says what it waited for)";
     assert_eq!(
         said(bound(40, creating()), &mounts),
         format!(
@@ -222,6 +223,26 @@ fn a_pod_that_hangs_before_its_first_container_is_told_with_what_it_mounts() {
     begun["initContainerStatuses"] = json!([{"name": "init", "image": "i", "imageID": "", "ready": false,
         "restartCount": 0, "state": {"terminated": {"exitCode": 0}}}]);
     assert_eq!(said(begun, &mounts), "the Pod is being set up on its node");
+}
+
+#[test]
+fn a_healed_spec_has_its_whole_time_to_start() {
+    let accepted = |status: &str, at: Timestamp| {
+        serde_json::from_value(json!({"type": "Accepted", "status": status, "reason": "R", "message": "m",
+            "lastTransitionTime": at.to_string()}))
+        .unwrap()
+    };
+    let (refused, healed): (Condition, Condition) = (accepted("False", at(0)), accepted("True", at(400)));
+    let mut made = pod(json!({"phase": "Pending"}));
+    made.metadata.creation_timestamp = Some(Time(at(399)));
+    for (condition, pod, now, begins) in [
+        (None, None, 5, 0),
+        (Some(&refused), None, 399, 399),
+        (Some(&refused), Some(&made), 400, 399),
+        (Some(&healed), Some(&made), 401, 400),
+    ] {
+        assert_eq!(startup_begins(at(0), condition, pod, at(now)), at(begins));
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::finished::{end, expiry, finished, left, until};
 use super::gate;
 use super::gather::{Seen, gather};
 use super::judge::{Judged, digest, judge, limits};
-use super::lifecycle::{Facts, Step, step};
+use super::lifecycle::{Facts, Step, startup_begins, step};
 use super::notices::{announce_unreadable, publish, record};
 use super::pod::SlimPod;
 use super::status::{self, GATEWAY_UNAVAILABLE, Inputs, Refused};
@@ -175,15 +175,9 @@ impl Work<'_> {
     fn step(&self, pod: Option<&SlimPod>, plan: Option<&Plan<Prepared>>, now: Timestamp) -> Step {
         let spec = &self.sandbox.spec;
         let created = self.sandbox.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
-        // A spec that was refused at first gets its whole startup time from the edit that healed it.
         let accepted = self.before.conditions.iter().find(|c| c.type_ == ACCEPTED);
-        let created = match accepted {
-            Some(c) if c.status == "True" => created.max(c.last_transition_time.0),
-            Some(_) if pod.is_none() => now,
-            _ => created,
-        };
         step(&Facts {
-            created,
+            created: startup_begins(created, accepted, pod, now),
             mounts: spec.filesystem.as_ref().map_or(&[], |filesystem| filesystem.mounts.as_slice()),
             startup_timeout: spec.startup_timeout.parse().unwrap_or(Duration::from_mins(5)),
             timeout: spec.timeout.parse().unwrap_or(Duration::from_mins(30)),
