@@ -148,8 +148,12 @@ fn check_cidr(
     if let Some(reserved) = reserved::overlap(&network, &settings.reserved_cidrs) {
         let way_out = if network.prefix_len() == 0 {
             "list the networks that are needed, or name the hosts in host rules"
-        } else {
+        } else if !reserved.network.contains(&network) {
             "list narrower networks that leave it out, or name the hosts in host rules"
+        } else if settings.reserved_cidrs.contains(&reserved.network) {
+            "for a workload of the cluster write service"
+        } else {
+            "take the rule out"
         };
         refusals.add(
             reason::RESERVED_ADDRESS,

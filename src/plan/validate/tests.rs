@@ -210,6 +210,20 @@ fn every_address_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn a_reserved_network_is_refused_with_a_way_out_that_works() {
+    let settings = Settings { reserved_cidrs: vec!["10.96.0.0/16".parse().unwrap()], ..Settings::default() };
+    for (cidr, way_out) in [
+        ("10.0.0.0/8", "; list narrower networks that leave it out, or name the hosts in host rules"),
+        ("10.96.3.0/24", "; for a workload of the cluster write service"),
+        ("169.254.169.254/32", "; take the rule out"),
+    ] {
+        let spec = egress(&json!({"cidr": cidr, "ports": [443]}));
+        let refused = validate(&sandbox(&spec), &observed(), &settings).unwrap_err();
+        assert!(refused[0].message.ends_with(way_out), "{}", refused[0].message);
+    }
+}
+
+#[test]
 fn host_bits_are_refused_with_what_to_write() {
     let spec = egress(&json!({"cidr": "198.51.100.7/24", "ports": [1]}));
     let refused = validate(&sandbox(&spec), &observed(), &Settings::default()).unwrap_err();
