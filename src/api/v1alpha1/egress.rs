@@ -55,15 +55,15 @@ pub struct EgressRule {
     #[schemars(length(min = 3, max = 64))]
     #[x_kube(validation = Rule::new("isCIDR(self)").message("cidr must be a network such as 198.51.100.0/24; for one address write 198.51.100.7/32"))]
     pub cidr: Option<String>,
-    /// A Service; its Pods are selected, not its address.
+    /// A Service; its Pods are selected, not its address. Its name does not resolve in the sandbox: give the agent the cluster
+    /// IP, for example in `env`; it connects to that and the Service's port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceReference>,
     /// Ports, 1 to 65535. For a Service: its own ports.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = Rule::new("self.all(p, p >= 1 && p <= 65535)").message("ports must be from 1 to 65535"))]
     pub ports: Vec<i32>,
-    /// Transport protocol of the ports; without it TCP. For a host: without it TLS or plain HTTP, whose server name or
-    /// host must be the name that was asked for; `TCP` is any protocol, with nothing looked at.
+    /// See [`Protocol`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
     /// Only for a host: the rule takes plain HTTP only, and of it only this.
@@ -101,7 +101,8 @@ pub struct TlsRule {
     pub allow_encrypted_client_hello: bool,
 }
 
-/// Transport protocol.
+/// Transport protocol of the ports; without it TCP. For a host: without it TLS or plain HTTP, whose server name or host must
+/// be the name that was asked for; `TCP` is any protocol, with nothing looked at.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
     /// Transmission Control Protocol.

@@ -99,7 +99,8 @@ pub struct NamedSource {
     /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// One key, mounted as a file at the path: a relative path without `..`.
+    /// One key, mounted as a file at the path: a relative path without `..`. Where the object has no such key the kubelet mounts
+    /// an empty directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.matches('(^|/)[.][.](/|$)')").message("subPath must be relative and without '..', such as task.md"))]

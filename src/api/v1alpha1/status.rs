@@ -159,7 +159,8 @@ pub enum PidsEnforcement {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditStatus {
-    /// Records that the sidecar wrote when the sandbox ended.
+    /// Records that `sandbox-init` had taken when the agent ended: of the agent's start, its command and its end. The sidecar's
+    /// own, of names and connections, are not among them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
 }
