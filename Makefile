@@ -50,6 +50,7 @@ cluster-up: ## Build what is missing and start the cluster
 	e2e/cluster/build
 	e2e/cluster/up
 	scripts/agent-image
+	scripts/clients-image
 
 cluster-down: ## Take the cluster down; nothing of it stays but the cache
 	e2e/cluster/up down
