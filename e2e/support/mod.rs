@@ -41,6 +41,14 @@ pub struct Test {
     pub namespace: String,
 }
 
+impl Test {
+    /// A namespace of its own.
+    async fn in_namespace_for(name: &str) -> Self {
+        let client = environment().client().await;
+        Self { namespace: make_namespace(&client, name).await, client }
+    }
+}
+
 /// Runs a test beside others.
 pub fn shared<F, Fut>(name: &str, body: F)
 where
@@ -94,8 +102,7 @@ where
     F: FnOnce(Test) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let client = environment().client().await;
-    let test = Test { namespace: make_namespace(&client, name).await, client };
+    let test = Test::in_namespace_for(name).await;
     let task = tokio::spawn(body(test.clone()));
     let ended = tokio::time::timeout(scaled(TEST_LIFE), task).await;
     let failure: Option<Box<dyn std::any::Any + Send>> = match ended {
