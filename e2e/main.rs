@@ -22,5 +22,6 @@ mod leaders;
 mod lifetime;
 mod limits;
 mod network;
+mod reports;
 mod safety;
 mod writes;
