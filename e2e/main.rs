@@ -17,6 +17,7 @@ mod support;
 mod egress;
 mod files;
 mod fuzz;
+mod images;
 mod isolation;
 mod leaders;
 mod lifetime;

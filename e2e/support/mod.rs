@@ -5,6 +5,7 @@ pub mod audit;
 pub mod cluster;
 pub mod diagnostics;
 pub mod environment;
+pub mod image;
 pub mod install;
 pub mod internet;
 pub mod sandbox;
