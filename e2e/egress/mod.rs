@@ -6,7 +6,10 @@ mod clients;
 mod gate;
 mod gateways;
 mod identity;
+mod limits;
+mod many;
 mod names;
+mod node;
 mod protocols;
 
 use k8s_openapi::api::core::v1::ConfigMap;
