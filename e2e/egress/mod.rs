@@ -11,6 +11,7 @@ mod many;
 mod names;
 mod node;
 mod protocols;
+mod ssh;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
