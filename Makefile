@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check e2e image cluster-up cluster-down crds manifests bench clean
+.PHONY: help demo test check fuzz e2e image cluster-up cluster-down crds manifests bench clean
 
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentsandbox-cluster
 HELM := $(CACHE)/bin/helm
@@ -16,7 +16,7 @@ help: ## Show the targets
 demo: ## From nothing to a contained agent, told step by step (root; leaves the cluster up)
 	@e2e/demo
 
-test: check ## Everything: checks, then the end-to-end suites on a fresh cluster, which is taken down after
+test: check fuzz ## Everything: checks, fuzzing, then the end-to-end suites on a fresh cluster, which is taken down after
 	e2e/cluster/build
 	e2e/cluster/up down
 	trap 'e2e/cluster/up down' EXIT; e2e/cluster/up && scripts/agent-image && scripts/clients-image && scripts/image && e2e/run
@@ -24,6 +24,7 @@ test: check ## Everything: checks, then the end-to-end suites on a fresh cluster
 
 check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files are current; needs no cluster
 	cargo fmt --check
+	scripts/fuzz check
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
 	cargo test $(FEATURES) --lib --bins --test plan --test render --test explain --test init --test chart
 	@$(MAKE) --no-print-directory generated DIR=target/generated
@@ -33,8 +34,11 @@ check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files
 	diff -u config/base/operator.yaml target/generated/operator.yaml || { echo "run 'make manifests'" >&2; exit 1; }
 	@[ "$$(stat -c %s $(CRD))" -lt 65536 ] || { echo "$(CRD) is larger than 64 KiB" >&2; exit 1; }
 	$(HELM) lint --strict --quiet charts/agentsandbox charts/agentsandbox-crds
-	@for f in e2e/run e2e/demo e2e/unenforced e2e/cluster/build e2e/cluster/up scripts/* .ci/run; do bash -n "$$f"; done
-	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: licences and advisories not checked"; fi
+	@for f in e2e/run e2e/demo e2e/unenforced e2e/bench/run e2e/cluster/build e2e/cluster/up scripts/* fuzz/rustc .ci/run; do bash -n "$$f"; done
+	@if command -v cargo-deny >/dev/null; then cargo deny check && (cd fuzz && cargo deny check); else echo "cargo-deny is not installed: licences and advisories not checked"; fi
+
+fuzz: ## Fuzz each parser of untrusted bytes for FUZZ_SECONDS (20), and build it for that; see scripts/fuzz --help
+	scripts/fuzz
 
 e2e: ## Run the end-to-end suites on the cluster that is up (ARGS="e2e some_test" for a part)
 	e2e/run $(ARGS)
@@ -66,8 +70,11 @@ generated: $(HELM)
 	cargo run $(FEATURES) --quiet --bin agentsandbox -- crds --output $(DIR)/crds --docs $(DIR)/api.md
 	$(HELM) template agentsandbox charts/agentsandbox -n agentsandbox-system --skip-tests >$(DIR)/operator.yaml
 
-bench: ## Run the benchmarks
-	cargo bench --locked --bench plan
+bench: ## Measure everything in docs/benchmarks.md on the cluster, which is started if it is not up (root; about 8 min)
+	@# With the image's settings, so that nothing is compiled twice.
+	RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET_DIR=target/image \
+	  cargo bench --locked --target "$$(rustc -vV | sed -n 's/^host: //p')" --bench plan -- --quick
+	e2e/bench/run $(ARGS)
 
 clean: ## Remove what the build wrote; the cluster's cache stays
 	cargo clean

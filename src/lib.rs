@@ -10,6 +10,9 @@ pub mod controller;
 pub mod crds;
 pub mod egress;
 pub mod explain;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod init;
 pub mod install_check;

@@ -31,12 +31,17 @@ fn another_name_of_the_same_address_is_not_reached() {
                       trial('sni', lambda: https('one.asbx.test', name='two.asbx.test'))\n\
                       trial('host', lambda: http('one.asbx.test', ask='two.asbx.test'))\n\
                       trial('no-sni', lambda: https('one.asbx.test', name='203.0.113.10'))\n\
-                      trial('absolute', lambda: raw('one.asbx.test', 80, b'GET http://two.asbx.test/ HTTP/1.1\\r\\nHost: one.asbx.test\\r\\nConnection: close\\r\\n\\r\\n'))";
+                      trial('absolute', lambda: raw('one.asbx.test', 80, b'GET http://two.asbx.test/ HTTP/1.1\\r\\nHost: one.asbx.test\\r\\nConnection: close\\r\\n\\r\\n'))\n\
+                      time.sleep(2)";
         let control = test.control_tries(script).await;
         all_done(&control, &["one", "sni", "host", "no-sni", "absolute"]);
         let said = test.tries(script, &[host("one.asbx.test", &[80, 443])]).await;
         all_done(&said, &["one"]);
         none_done(&said, &["sni", "host", "no-sni", "absolute"]);
+        // What the gateway refused on tunnels that stood is counted in the Pod.
+        let egress = test.status("agent").await.egress.expect("status.egress");
+        assert!(egress.denied >= 4, "{egress:?}");
+        assert!(egress.last_denied.as_ref().is_some_and(|l| l.starts_with("one.asbx.test:")), "{egress:?}");
     });
 }
 
@@ -145,6 +150,7 @@ fn no_question_leaves_the_pod() {
         ] {
             assert_eq!(tried(&said, name), (true, &want), "{name}: {said:#?}");
         }
+        test.event("agent", "EgressDenied", "secret.two.asbx.test refused in the Pod (NoRule)").await;
     });
 }
 

@@ -3,12 +3,15 @@ use std::time::Duration;
 
 use agentsandbox::api::v1alpha1::{AgentSandbox, AgentSandboxStatus, Outcome, Phase};
 use k8s_openapi::{
-    api::{core::v1::Pod, networking::v1::NetworkPolicy},
+    api::{
+        core::v1::{Event, Pod},
+        networking::v1::NetworkPolicy,
+    },
     apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
     Api,
-    api::{DeleteParams, LogParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
@@ -215,6 +218,16 @@ impl Test {
             lines.iter().any(&wanted).then_some(lines)
         })
         .await
+    }
+
+    /// Waits for an event of the sandbox `name` with this reason and text.
+    pub async fn event(&self, name: &str, reason: &str, text: &str) {
+        let about = ListParams::default().fields(&format!("involvedObject.name={name},reason={reason}"));
+        wait_for(&format!("an event {reason} of {name} with `{text}`"), secs(30), || async {
+            let events = self.api::<Event>().list(&about).await.ok()?.items;
+            events.iter().any(|event| event.message.as_ref().is_some_and(|m| m.contains(text))).then_some(())
+        })
+        .await;
     }
 
     /// Runs `script` in a sandbox to its end and answers what it printed.

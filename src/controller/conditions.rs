@@ -4,6 +4,8 @@ use k8s_openapi::jiff::Timestamp;
 
 /// The spec was found valid.
 pub const ACCEPTED: &str = "Accepted";
+/// Reason of [`ACCEPTED`] where the spec says something that is seldom meant.
+pub const VALID_WITH_WARNINGS: &str = "ValidWithWarnings";
 /// The start gate found the Pod contained before the agent was started.
 pub const CONTAINED: &str = "Contained";
 /// The gateway holds the sandbox's policy.

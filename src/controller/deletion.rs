@@ -97,6 +97,7 @@ fn ended(
         limits: None,
         containment: pod.and_then(gate::containment),
         exceptions: "",
+        warnings: status::warnings(sandbox),
         now: Timestamp::now(),
     };
     status::next(before, &inputs)

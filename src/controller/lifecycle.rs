@@ -181,7 +181,12 @@ fn starting(facts: &Facts<'_>, pod: &SlimPod) -> Step {
     };
     if facts.now >= until {
         let message = if reason == STARTING && hangs(facts.now, pod) { set_up(facts, pod) } else { message };
-        let reason = if reason == NOT_CONTAINED { reason } else { "StartupTimeout" };
+        let reason = match reason {
+            NOT_CONTAINED => reason,
+            // The kubelet was at it again just now; between two tries it would have said ImagePullBackOff.
+            "ErrImagePull" => "ImagePullFailed",
+            _ => "StartupTimeout",
+        };
         return finished(Ending::by_us(reason, &message, None));
     }
     Step::Starting { reason, message, until }

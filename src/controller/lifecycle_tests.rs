@@ -235,6 +235,8 @@ fn time_ends_what_does_not_end_itself() {
     let waiting = pod(json!({"phase": "Pending"}));
     assert_eq!(reason_of(step(&facts(Some(&waiting), 59))), "starting PodStarting");
     assert_eq!(reason_of(step(&facts(Some(&waiting), 60))), "StartupTimeout");
+    let pulling = json!({"phase": "Pending", "containerStatuses": [agent(&json!({"waiting": {"reason": "ErrImagePull", "message": "m"}}))]});
+    assert_eq!(reason_of(step(&facts(Some(&pod(pulling)), 60))), "ImagePullFailed");
     assert_eq!(reason_of(step(&facts(None, 59))), "not created");
     assert_eq!(reason_of(step(&facts(None, 60))), "StartupTimeout");
     // Started at 10, 600 s, 10 s grace, 10 s for SIGKILL, 2 s slack.

@@ -6,7 +6,7 @@ use kube::api::ObjectMeta;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::events::{Event, EventType};
 
-use super::conditions::{ACCEPTED, CONTAINED, FINISHED, RUNNING, holds};
+use super::conditions::{ACCEPTED, CONTAINED, FINISHED, RUNNING, VALID_WITH_WARNINGS, holds};
 use super::context::{Context, Identity};
 use super::error::Error;
 use super::gate::NOT_CONTAINED;
@@ -56,7 +56,9 @@ pub async fn announce(
     before: &AgentSandboxStatus,
     after: &AgentSandboxStatus,
 ) {
-    if let Some((false, reason, message)) = accepted(before, after) {
+    if let Some((is_accepted, reason, message)) = accepted(before, after)
+        && (!is_accepted || reason == VALID_WITH_WARNINGS)
+    {
         publish(context, sandbox, EventType::Warning, &reason, message).await;
     }
     let runs = |status: &AgentSandboxStatus| holds(&status.conditions, RUNNING) == Some(true);

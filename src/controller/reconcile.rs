@@ -134,6 +134,7 @@ impl Done {
             limits: self.limits.clone(),
             containment: self.pod.as_ref().and_then(gate::containment),
             exceptions,
+            warnings: status::warnings(sandbox),
             now: self.now,
         }
     }

@@ -3,16 +3,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::conditions::{
-    ACCEPTED, CONTAINED, EGRESS_READY, FINISHED, READY, RECONCILING, RUNNING, STALLED, Stand, second, set,
+    ACCEPTED, CONTAINED, EGRESS_READY, FINISHED, READY, RECONCILING, RUNNING, STALLED, Stand,
+    VALID_WITH_WARNINGS, second, set,
 };
 use super::ending::Ending;
 use super::gate::NOT_CONTAINED;
 use super::lifecycle::{Step, bounded};
 use crate::api::v1alpha1::{
-    AgentSandboxStatus, AuditStatus, ContainmentStatus, EgressStatus, FilesystemStatus, LimitsStatus,
-    Outcome, Phase,
+    AgentSandbox, AgentSandboxStatus, AuditStatus, ContainmentStatus, EgressStatus, FilesystemStatus,
+    LimitsStatus, Outcome, Phase,
 };
 use crate::egress::wire::EgressSummary;
+use crate::policy::EffectivePolicy;
 
 /// Reason why a Pod is not made, and why the egress is not ready: nobody knows yet where the gateway is.
 pub const GATEWAY_UNAVAILABLE: &str = "GatewayUnavailable";
@@ -56,8 +58,17 @@ pub struct Inputs<'a> {
     pub containment: Option<ContainmentStatus>,
     /// Networks that names may resolve to by the administrator's exception, for a person; empty without any.
     pub exceptions: &'a str,
+    /// What the spec says and seldom means, for a person; empty without any.
+    pub warnings: String,
     /// The time.
     pub now: Timestamp,
+}
+
+/// What `sandbox`'s spec says and seldom means, for a person.
+pub fn warnings(sandbox: &AgentSandbox) -> String {
+    let policy = EffectivePolicy::of(sandbox.spec.network.as_ref());
+    let all: Vec<String> = policy.iter().flat_map(EffectivePolicy::warnings).map(|w| w.to_string()).collect();
+    bounded(&all.join("; "))
 }
 
 /// What decides the phase.
@@ -165,7 +176,11 @@ fn stands(inputs: &Inputs<'_>, verdict: &Verdict<'_>, status: &AgentSandboxStatu
     let Verdict { phase, reason, message } = *verdict;
     let accepted = match inputs.refused {
         Some(refused) => Stand::new(ACCEPTED, false, &refused.reason, &refused.message),
-        None => Stand::new(ACCEPTED, true, "Valid", "the spec is accepted"),
+        None if inputs.warnings.is_empty() => Stand::new(ACCEPTED, true, "Valid", "the spec is accepted"),
+        None => {
+            let message = format!("the spec is accepted, but {}", inputs.warnings);
+            Stand::new(ACCEPTED, true, VALID_WITH_WARNINGS, &message)
+        }
     };
     let running = phase == Phase::Running;
     let working = matches!(phase, Phase::Pending | Phase::Starting | Phase::Stopping);
@@ -253,6 +268,7 @@ mod tests {
             limits: None,
             containment: None,
             exceptions: "",
+            warnings: String::new(),
             now: at(5),
         }
     }
@@ -369,6 +385,20 @@ mod tests {
         let status = next(&AgentSandboxStatus::default(), &inputs);
         let message = &status.conditions.iter().find(|c| c.type_ == EGRESS_READY).unwrap().message;
         assert!(message.ends_with("203.0.113.0/24"), "{message}");
+    }
+
+    #[test]
+    fn a_wide_rule_is_accepted_and_said() {
+        let spec = serde_json::json!({
+            "metadata": {"name": "x"},
+            "spec": {"image": "x", "command": ["/x"], "network": {"egress": [{"host": "*.co.uk", "ports": [443]}]}},
+        });
+        let warnings = warnings(&serde_json::from_value(spec).unwrap());
+        let pending = Step::NotCreated { until: at(60) };
+        let status = next(&AgentSandboxStatus::default(), &Inputs { warnings, ..inputs(&pending) });
+        assert_eq!(stand_of(&status, ACCEPTED), "True ValidWithWarnings");
+        let message = &status.conditions.iter().find(|c| c.type_ == ACCEPTED).unwrap().message;
+        assert!(message.contains("spec.network.egress[0].host: `*.co.uk` means every name"), "{message}");
     }
 
     #[test]

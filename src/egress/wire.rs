@@ -5,7 +5,8 @@
 //! - `CONNECT name:port HTTP/1.1`: after `200` the connection carries the agent's bytes and nothing else. Refused with a
 //!   status of 400 and more and a [`Denial`] as the body.
 //! - `GET /v1/policy HTTP/1.1`: after `200` a line of JSON ([`PolicyUpdate`]) at once, at every change, and at least
-//!   every [`HEARTBEAT`], until either side hangs up.
+//!   every [`HEARTBEAT`], until either side hangs up. The sidecar writes a line of JSON ([`Refusals`]) when the Pod refused
+//!   something that the gateway has not seen, at most every [`REPORT_EVERY`].
 //!
 //! Both carry `Authorization: Bearer TOKEN`, the Pod's projected token of audience [`AUDIENCE`], and a `CONNECT` also
 //! [`VIA_HEADER`] and [`BYTES_HEADER`].
@@ -32,6 +33,12 @@ pub const MAX_HEAD: usize = 16 * 1024;
 /// Longest line of the policy stream, in bytes.
 pub const MAX_UPDATE: usize = 1024 * 1024;
 
+/// Longest line of the sidecar's on the policy stream, in bytes.
+pub const MAX_REPORT: usize = 2048;
+
+/// Shortest time between two lines of the sidecar's on the policy stream.
+pub const REPORT_EVERY: Duration = Duration::from_mins(1);
+
 /// Time between two lines of the policy stream at most.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -41,9 +48,10 @@ pub const VIA_HEADER: &str = "x-agentsandbox-via";
 /// Header of a `CONNECT`: bytes that the sandbox has moved so far, both ways, in decimal.
 pub const BYTES_HEADER: &str = "x-agentsandbox-bytes";
 
-/// What the gateway says of a sandbox's policy.
+/// What the gateway says of a sandbox's policy. Fields that a sidecar does not know are left alone: gateways are upgraded
+/// while sandboxes run, and it is they who decide.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PolicyUpdate {
     /// Generation of the spec that it was computed from.
     pub generation: i64,
@@ -59,11 +67,35 @@ pub struct PolicyUpdate {
     /// An endpoint that everyone but a sandbox can reach, if this gateway reached one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+    /// What the gateway refused since it last said so, after it had opened the connection: for what was said on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refusals>,
+}
+
+/// Refusals of one side of which the other has not heard.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusals {
+    /// How many.
+    pub count: u64,
+    /// The name of the last one, with its port where one was asked for.
+    pub target: String,
+    /// One word, see [`Denial::reason`].
+    pub reason: String,
+}
+
+impl Refusals {
+    /// Counts one more, which is the last from now on.
+    pub fn add(&mut self, target: &str, reason: &str) {
+        self.count = self.count.saturating_add(1);
+        target.clone_into(&mut self.target);
+        reason.clone_into(&mut self.reason);
+    }
 }
 
 /// A name that may be reached.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct AllowedHost {
     /// See [`crate::policy::HostPattern`].
     pub pattern: String,
@@ -73,7 +105,7 @@ pub struct AllowedHost {
 
 /// An endpoint that a sandbox must not reach, and that exists.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Canary {
     /// Where it listens (TCP).
     pub address: SocketAddr,
@@ -97,7 +129,7 @@ pub struct Denial {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EgressSummary {
-    /// Connections that were allowed and made.
+    /// Connections that were allowed and made. Of those, what was said on some may have been refused: those count here too.
     pub allowed: i64,
     /// Names and connections that were refused.
     pub denied: i64,

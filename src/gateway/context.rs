@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::canary::Canary;
 use super::dial::Dialer;
 use super::endpoints::Endpoints;
+use super::freshness::Freshness;
 use super::identity::Identity;
 use super::limits::Limits;
 use super::notices::Notices;
@@ -37,6 +38,8 @@ pub struct Context {
     pub notices: Notices,
     /// Metrics.
     pub metrics: Arc<GatewayMetrics>,
+    /// Whether the watches stand.
+    pub freshness: Freshness,
     /// This gateway as sandboxes reach it, if it knows.
     pub own: Option<SocketAddr>,
     /// All gateways.

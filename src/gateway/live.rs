@@ -1,106 +1,21 @@
 //! What one sandbox does on this gateway now: its connections, streams, rate and bytes.
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::connection::{Connection, Ending};
 use super::limits::{Bucket, Limits};
 use super::refusal::{Cause, Refusal};
 use super::sandboxes::Sandbox;
-use crate::policy::{AppProtocol, Decision, HostName};
+use crate::egress::wire::Refusals;
+use crate::policy::HostName;
 
 /// Time between two notices of refusals to the owner of one sandbox.
 const NOTICE_EVERY: Duration = Duration::from_mins(1);
-
-/// Why the gateway cuts a connection off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The policy changed and does not allow it any more.
-    PolicyChanged(Decision),
-    /// The policy cannot be read any more.
-    PolicyUnknown,
-    /// The Pod ended.
-    PodGone,
-    /// The sandbox is deleted.
-    SandboxGone,
-    /// The sandbox has moved the bytes that it may.
-    BytesExceeded,
-    /// This gateway ends.
-    Draining,
-}
-
-impl Ending {
-    /// One word of a fixed set.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::PolicyChanged(_) => "PolicyChanged",
-            Self::PolicyUnknown => "PolicyUnknown",
-            Self::PodGone => "PodGone",
-            Self::SandboxGone => "SandboxGone",
-            Self::BytesExceeded => "EgressBytesExceeded",
-            Self::Draining => "Draining",
-        }
-    }
-}
-
-/// What is known of what a connection carries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
-    Opened,
-    Protocol(AppProtocol, bool),
-    Request(String, String),
-}
-
-/// Where a connection leads.
-#[derive(Debug)]
-struct Target {
-    name: HostName,
-    port: u16,
-    stage: Mutex<Stage>,
-}
-
-/// A connection or a policy stream, as the registry knows it.
-#[derive(Debug)]
-pub struct Connection {
-    pod_uid: String,
-    target: Option<Target>,
-    ending: watch::Sender<Option<Ending>>,
-}
-
-impl Connection {
-    fn end(&self, ending: Ending) {
-        // The first reason stays.
-        self.ending.send_if_modified(|now| {
-            let first = now.is_none();
-            if first {
-                *now = Some(ending);
-            }
-            first
-        });
-    }
-
-    /// Ends what `sandbox`'s policy does not allow.
-    fn review(&self, sandbox: &Sandbox) {
-        let Some(target) = &self.target else {
-            if sandbox.policy.is_err() {
-                self.end(Ending::PolicyUnknown);
-            }
-            return;
-        };
-        let Ok(policy) = &sandbox.policy else { return self.end(Ending::PolicyUnknown) };
-        let (name, port) = (&target.name, target.port);
-        let decision = match &*target.stage.lock().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Opened => policy.decide(name, port),
-            Stage::Protocol(protocol, ech) => policy.decide_protocol(name, port, *protocol, *ech),
-            Stage::Request(method, path) => policy.decide_http(name, port, method, path),
-        };
-        if !decision.is_allowed() {
-            self.end(Ending::PolicyChanged(decision));
-        }
-    }
-}
 
 /// What one sandbox does on this gateway.
 #[derive(Debug)]
@@ -113,6 +28,8 @@ pub struct Live {
     most: AtomicI64,
     notices: Mutex<(Option<Instant>, u64)>,
     overflow: Mutex<(Bucket, u64)>,
+    /// What was refused on connections that were opened, of which the sidecar has not heard.
+    later: watch::Sender<Refusals>,
 }
 
 impl Live {
@@ -128,6 +45,7 @@ impl Live {
             most,
             notices: Mutex::default(),
             overflow: Mutex::new((Bucket::new(1, 5, Instant::now()), 0)),
+            later: watch::Sender::default(),
         }
     }
 
@@ -157,7 +75,7 @@ impl Live {
 
     /// The Pod with this UID ended.
     pub fn pod_gone(&self, pod_uid: &str) {
-        self.all().iter().filter(|c| c.pod_uid == pod_uid).for_each(|c| c.end(Ending::PodGone));
+        self.all().iter().filter(|c| c.is_of(pod_uid)).for_each(|c| c.end(Ending::PodGone));
     }
 
     /// Ends everything.
@@ -167,11 +85,11 @@ impl Live {
 
     /// Ends the policy streams.
     pub fn end_streams(&self, ending: Ending) {
-        self.all().iter().filter(|c| c.target.is_none()).for_each(|c| c.end(ending));
+        self.all().iter().filter(|c| !c.is_tunnel()).for_each(|c| c.end(ending));
     }
 
     fn end_tunnels(&self, ending: Ending) {
-        self.all().iter().filter(|c| c.target.is_some()).for_each(|c| c.end(ending));
+        self.all().iter().filter(|c| c.is_tunnel()).for_each(|c| c.end(ending));
     }
 
     fn all(&self) -> Vec<Arc<Connection>> {
@@ -211,13 +129,11 @@ impl Live {
         target: Option<(HostName, u16)>,
         limits: &Limits,
     ) -> Result<Entered, Refusal> {
-        let tunnel = target.is_some();
-        let target = target.map(|(name, port)| Target { name, port, stage: Mutex::new(Stage::Opened) });
-        let ending = watch::Sender::new(None);
-        let connection = Arc::new(Connection { pod_uid: pod_uid.to_owned(), target, ending });
+        let connection = Arc::new(Connection::new(pod_uid, target));
+        let tunnel = connection.is_tunnel();
         let mut connections = self.lock();
         let most = if tunnel { limits.connections } else { limits.streams };
-        if connections.values().filter(|c| c.target.is_some() == tunnel).count() >= most {
+        if connections.values().filter(|c| c.is_tunnel() == tunnel).count() >= most {
             let message = format!("more than {most} connections of one sandbox at a time");
             return Err(Refusal::new(Cause::TooManyConnections, message));
         }
@@ -247,17 +163,38 @@ impl Live {
         }
     }
 
-    /// Counts a refusal. `Some` if the owner should be told now, with the number of those before it that he was not
-    /// told of.
-    pub fn notice(&self, now: Instant) -> Option<u64> {
+    /// Counts `count` refusals. `Some` if the owner should be told of the last of them now, with the number of those
+    /// before it that he was not told of.
+    pub fn notice(&self, now: Instant, count: u64) -> Option<u64> {
         let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, unheard) = &mut *notices;
+        *unheard = unheard.saturating_add(count);
         if last.is_some_and(|last| now.saturating_duration_since(last) < NOTICE_EVERY) {
-            *unheard += 1;
             return None;
         }
         *last = Some(now);
-        Some(std::mem::take(unheard))
+        Some(std::mem::take(unheard).saturating_sub(1))
+    }
+
+    /// `target` was refused for `reason` after its connection was opened: the sidecar is to hear of it.
+    pub fn refused_later(&self, target: &str, reason: &str) {
+        self.later.send_modify(|later| later.add(target, reason));
+    }
+
+    /// Ready when there is something of which the sidecar has not heard.
+    pub async fn untold(&self) {
+        // The sender lives in `self`: the channel cannot be closed.
+        let _ = self.later.subscribe().wait_for(|later| later.count > 0).await;
+    }
+
+    /// What the sidecar has not heard of; from now on it has.
+    pub fn take_untold(&self) -> Option<Refusals> {
+        let mut taken = Refusals::default();
+        self.later.send_if_modified(|later| {
+            taken = std::mem::take(later);
+            false
+        });
+        (taken.count > 0).then_some(taken)
     }
 
     /// Connections and streams now.
@@ -275,51 +212,11 @@ pub struct Entered {
     connection: Arc<Connection>,
 }
 
-impl Entered {
-    /// What the connection carries: a change of the policy judges by it from now on.
-    pub fn carries(&self, protocol: AppProtocol, ech: bool) {
-        self.set(Stage::Protocol(protocol, ech));
-    }
+impl Deref for Entered {
+    type Target = Arc<Connection>;
 
-    /// It is not known any more what it carries.
-    pub fn carries_nothing(&self) {
-        self.set(Stage::Opened);
-    }
-
-    /// A handle for a request's method and path.
-    pub fn requests(&self) -> Requests {
-        Requests(Arc::clone(&self.connection))
-    }
-
-    fn set(&self, stage: Stage) {
-        Requests(Arc::clone(&self.connection)).set(stage);
-    }
-
-    /// Ready when the connection has to end.
-    pub async fn ended(&self) -> Ending {
-        let mut ending = self.connection.ending.subscribe();
-        // The sender lives in `self`: the channel cannot be closed.
-        match ending.wait_for(Option::is_some).await.map(|ending| *ending) {
-            Ok(Some(ending)) => ending,
-            Ok(None) | Err(_) => std::future::pending().await,
-        }
-    }
-}
-
-/// Sets what the connection carries, request by request.
-#[derive(Debug)]
-pub struct Requests(Arc<Connection>);
-
-impl Requests {
-    /// This request is next.
-    pub fn next(&self, method: &str, path: &str) {
-        self.set(Stage::Request(method.to_owned(), path.to_owned()));
-    }
-
-    fn set(&self, stage: Stage) {
-        if let Some(target) = &self.0.target {
-            *target.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
-        }
+    fn deref(&self) -> &Arc<Connection> {
+        &self.connection
     }
 }
 
@@ -336,6 +233,7 @@ mod tests {
 
     use super::super::sandboxes::tests::{sandbox, sandbox_with_bytes};
     use super::*;
+    use crate::policy::AppProtocol;
 
     fn now<T>(future: impl Future<Output = T>) -> Option<T> {
         match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -424,8 +322,8 @@ mod tests {
     fn the_owner_hears_once_a_minute() {
         let live = live(&[]);
         let start = Instant::now();
-        assert_eq!(live.notice(start), Some(0));
-        assert_eq!(live.notice(start + Duration::from_secs(59)), None);
-        assert_eq!(live.notice(start + Duration::from_secs(60)), Some(1));
+        assert_eq!(live.notice(start, 1), Some(0));
+        assert_eq!(live.notice(start + Duration::from_secs(59), 1), None);
+        assert_eq!(live.notice(start + Duration::from_secs(60), 1), Some(1));
     }
 }

@@ -7,10 +7,14 @@
 mod canary;
 mod certificate;
 mod client_hello;
+mod connection;
 mod context;
+mod current_policy;
 mod dial;
 mod endpoints;
+mod families;
 mod first_bytes;
+mod freshness;
 mod http;
 mod identity;
 mod limits;
@@ -35,6 +39,8 @@ mod vetting;
 
 #[cfg(test)]
 mod end_to_end;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 pub(crate) mod rig;
 

@@ -15,6 +15,8 @@ use super::live::Live;
 use super::refusal::Refusal;
 use super::sandboxes::Sandbox;
 use crate::api::v1alpha1::AgentSandbox;
+use crate::egress::wire::Refusals;
+use crate::policy::{HostName, Reason, shown};
 
 const CONTROLLER: &str = "agentsandbox-gateway";
 
@@ -55,8 +57,30 @@ impl Notices {
         if !refusal.cause.is_denial() {
             return;
         }
-        let Some(unheard) = live.notice(Instant::now()) else { return };
-        let mut note = format!("{target} refused ({}): {}", refusal.cause.word(), refusal.message);
+        let Some(unheard) = live.notice(Instant::now(), 1) else { return };
+        self.send(
+            sandbox,
+            format!("{target} refused ({}): {}", refusal.cause.word(), refusal.message),
+            unheard,
+        );
+    }
+
+    /// Tells him of what the Pod refused without asking the gateway, as its sidecar says.
+    pub fn refused_in_pod(&self, live: &Live, sandbox: &Arc<Sandbox>, refusals: &Refusals) {
+        let Some(unheard) = live.notice(Instant::now(), refusals.count.max(1)) else { return };
+        let mut note =
+            format!("{} refused in the Pod ({})", shown(&refusals.target), shown(&refusals.reason));
+        if refusals.reason == Reason::NoRule.as_str()
+            && let Ok(name) = refusals.target.parse::<HostName>()
+        {
+            note.push_str(&format!(
+                ": no rule of this sandbox names it; to allow it, add {{host: {name}, ports: [443]}} to spec.network.egress, with the ports that are meant"
+            ));
+        }
+        self.send(sandbox, note, unheard);
+    }
+
+    fn send(&self, sandbox: &Arc<Sandbox>, mut note: String, unheard: u64) {
         if unheard > 0 {
             note.push_str(&format!("; {unheard} more since the last event"));
         }
@@ -134,5 +158,30 @@ mod tests {
         assert!(received.try_recv().is_err());
         let event = event(&notice, "gateway-0", Timestamp::UNIX_EPOCH);
         assert_eq!(event.regarding.unwrap().uid.as_deref(), Some("s-1"));
+    }
+
+    #[test]
+    fn the_owner_hears_of_what_the_pod_refused() {
+        let sandbox = Arc::new(sandbox(1, &[]));
+        let (notices, mut received) = channel();
+        for (target, reason, note) in [
+            (
+                "evil.example",
+                "NoRule",
+                "evil.example refused in the Pod (NoRule): no rule of this sandbox names it; to allow it, add {host: evil.example, ports: [443]} to spec.network.egress, with the ports that are meant; 6 more since the last event",
+            ),
+            (
+                "\u{1b}[2J:1",
+                "InvalidName\n",
+                "\\u{1b}[2J:1 refused in the Pod (InvalidName\\n); 6 more since the last event",
+            ),
+        ] {
+            let live = Live::new(Arc::clone(&sandbox), &Limits::default());
+            let refusals = Refusals { count: 7, target: target.into(), reason: reason.into() };
+            notices.refused_in_pod(&live, &sandbox, &refusals);
+            notices.refused_in_pod(&live, &sandbox, &refusals);
+            assert_eq!(received.try_recv().unwrap().note, note);
+            assert!(received.try_recv().is_err(), "once a minute");
+        }
     }
 }

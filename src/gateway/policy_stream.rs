@@ -1,21 +1,24 @@
-//! What a sidecar hears of its sandbox's policy.
+//! What a sidecar hears of its sandbox's policy, and what it tells of what it refused itself.
 use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::connection::Ending;
 use super::context::Context;
 use super::identity::Peer;
-use super::live::Ending;
 use super::refusal::{Cause, Refusal};
 use super::sandboxes::Sandbox;
-use crate::egress::wire::{HEARTBEAT, MAX_UPDATE, PolicyUpdate};
+use crate::egress::wire::{HEARTBEAT, MAX_REPORT, MAX_UPDATE, PolicyUpdate, Refusals};
 
 /// Time for one line.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Begins well within [`HEARTBEAT`].
 const EVERY: Duration = Duration::from_secs(HEARTBEAT.as_secs() * 4 / 5);
+
+/// Time in which refusals are gathered before the sidecar hears of them.
+const GATHER: Duration = Duration::from_millis(200);
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
 
@@ -29,11 +32,12 @@ where
     }
     peer.live.admit(&context.limits)?;
     let entered = peer.live.enter(&peer.pod.uid, None, &context.limits)?;
-    let mut changes = peer.live.watch();
+    let (mut changes, mut report) = (peer.live.watch(), Vec::new());
     let mut out = HEAD.to_vec();
     loop {
         let sandbox = changes.borrow_and_update().clone();
-        let line = sandbox.as_deref().and_then(|sandbox| line(context, sandbox));
+        let refused = peer.live.take_untold();
+        let line = sandbox.as_deref().and_then(|sandbox| line(context, sandbox, refused));
         match line {
             Some(mut line) => out.append(&mut line),
             // Nothing is said, so that it may be said later: the sidecar asks again.
@@ -50,21 +54,53 @@ where
             return Ok(());
         }
         out.clear();
-        tokio::select! {
-            alive = changes.changed() => if alive.is_err() { break },
-            () = sleep(EVERY) => {}
-            ending = entered.ended() => {
-                if ending != Ending::Draining {
-                    tracing::debug!(sandbox = peer.sandbox.full_name(), reason = ending.word(), "policy stream ends");
+        let next = Instant::now() + EVERY;
+        let is_over = loop {
+            tokio::select! {
+                alive = changes.changed() => break alive.is_err(),
+                () = sleep_until(next) => break false,
+                () = peer.live.untold() => {
+                    sleep(GATHER).await;
+                    break false;
                 }
-                break;
+                ending = entered.ended() => {
+                    if ending != Ending::Draining {
+                        tracing::debug!(sandbox = peer.sandbox.full_name(), reason = ending.word(), "policy stream ends");
+                    }
+                    break true;
+                }
+                // It hangs up, or says what no sidecar says.
+                heard = hear(agent, &mut report) => match heard {
+                    Some(refusals) => context.notices.refused_in_pod(&peer.live, &peer.sandbox, &refusals),
+                    None => break true,
+                },
             }
-            // The sidecar has nothing to say: it hangs up, or it is none.
-            _ = agent.fill_buf() => break,
+        };
+        if is_over {
+            break;
         }
     }
     let _ = timeout(PATIENCE, agent.shutdown()).await;
     Ok(())
+}
+
+/// What the sidecar says next; `None` at its end, and where it is not understood. Cancel safe: `line` has what was read.
+async fn hear(agent: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> Option<Refusals> {
+    loop {
+        let piece = agent.fill_buf().await.ok()?;
+        let (end, length) = match piece.iter().position(|byte| *byte == b'\n') {
+            Some(at) => (true, at + 1),
+            None => (false, piece.len()),
+        };
+        if length == 0 || line.len() + length > MAX_REPORT {
+            return None;
+        }
+        line.extend_from_slice(piece.get(..length)?);
+        agent.consume(length);
+        if end {
+            return serde_json::from_slice(&std::mem::take(line)).ok();
+        }
+    }
 }
 
 fn unreadable(sandbox: Option<&Sandbox>) -> String {
@@ -74,7 +110,7 @@ fn unreadable(sandbox: Option<&Sandbox>) -> String {
     }
 }
 
-fn line(context: &Context, sandbox: &Sandbox) -> Option<Vec<u8>> {
+fn line(context: &Context, sandbox: &Sandbox, refused: Option<Refusals>) -> Option<Vec<u8>> {
     let policy = sandbox.policy.as_ref().ok()?;
     let update = PolicyUpdate {
         generation: sandbox.generation,
@@ -83,6 +119,7 @@ fn line(context: &Context, sandbox: &Sandbox) -> Option<Vec<u8>> {
         bytes: policy.bytes(),
         gateways: context.gateways(),
         canary: context.canary.current(),
+        refused,
     };
     let mut line = serde_json::to_vec(&update).ok()?;
     line.push(b'\n');

@@ -1,7 +1,7 @@
 //! From a name to its addresses: by a resolver of the gateway's own, so that nobody else chooses where a connection
 //! leads.
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
@@ -13,6 +13,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::timeout;
 
+use super::families::Families;
 use crate::policy::HostName;
 
 /// Answers that are kept, at most for [`MAX_TTL`].
@@ -43,6 +44,7 @@ pub enum ResolveError {
 #[derive(Debug)]
 pub struct Resolver {
     inner: TokioResolver,
+    families: Families,
     patience: Duration,
 }
 
@@ -64,7 +66,7 @@ impl Resolver {
         // Names of this Pod are none of a sandbox.
         options.use_hosts_file = ResolveHosts::Never;
         options.try_tcp_on_error = true;
-        Ok(Self { inner: builder.build()?, patience })
+        Ok(Self { inner: builder.build()?, families: Families::default(), patience })
     }
 
     /// The addresses of `name` in the order in which they are tried. The name is asked for as it stands: no search
@@ -82,12 +84,26 @@ impl Resolver {
         Err(error.map_or_else(|| ResolveError::Nothing(name.clone()), |error| failed(error.to_string())))
     }
 
-    /// The answers for both families. One that has addresses does not wait long for the other.
+    /// The answers for both families. One that has addresses does not wait long for the other, and not at all for one
+    /// that was not there a moment ago.
     async fn both(&self, name: Name) -> (Answer, Answer) {
         let v6 = self.inner.lookup(name.clone(), RecordType::AAAA);
-        let v4 = self.inner.lookup(name, RecordType::A);
+        let v4 = self.inner.lookup(name.clone(), RecordType::A);
         tokio::pin!(v6, v4);
-        tokio::select! {
+        match self.families.lacking(&name, Instant::now()) {
+            Some(RecordType::AAAA) => {
+                let found = v4.as_mut().await;
+                let other = if has_addresses(&found) { Err(NetError::Timeout) } else { v6.await };
+                return (other, found);
+            }
+            Some(_) => {
+                let found = v6.as_mut().await;
+                let other = if has_addresses(&found) { Err(NetError::Timeout) } else { v4.await };
+                return (found, other);
+            }
+            None => {}
+        }
+        let (v6, v4) = tokio::select! {
             v6 = &mut v6 => {
                 let v4 = if has_addresses(&v6) { soon(v4).await } else { v4.await };
                 (v6, v4)
@@ -96,7 +112,13 @@ impl Resolver {
                 let v6 = if has_addresses(&v4) { soon(v6).await } else { v6.await };
                 (v6, v4)
             }
+        };
+        match (has_addresses(&v6), has_addresses(&v4)) {
+            (false, true) => self.families.lacks(name, RecordType::AAAA, Instant::now()),
+            (true, false) => self.families.lacks(name, RecordType::A, Instant::now()),
+            _ => {}
         }
+        (v6, v4)
     }
 }
 
@@ -257,6 +279,19 @@ pub mod tests {
         }
         let asked = server.asked.lock().unwrap().clone();
         assert_eq!(asked.iter().filter(|q| *q == "a.example. A").count(), 1, "{asked:?}");
+    }
+
+    /// The test's name server never says for how long a name has no address.
+    #[tokio::test]
+    async fn a_family_that_is_not_there_is_asked_for_once() {
+        let server = NameServer::start().await;
+        server.addresses("a.example", &["192.0.2.1"]);
+        let resolver = resolver(&server);
+        for _ in 0..3 {
+            assert_eq!(resolver.resolve(&"a.example".parse().unwrap()).await.unwrap().len(), 1);
+        }
+        let asked = server.asked.lock().unwrap().clone();
+        assert_eq!(asked.len(), 2, "{asked:?}");
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
+use prometheus_client::metrics::gauge::Gauge;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +26,7 @@ use super::certificate::tests::Authority;
 use super::context::Context;
 use super::dial::Dialer;
 use super::endpoints::Endpoints;
+use super::freshness::Freshness;
 use super::identity::Identity;
 use super::limits::Limits;
 use super::notices::{self, Notice};
@@ -145,6 +147,7 @@ impl Rig {
             records: Records::start("gateway-0", Lines(line)).unwrap(),
             notices: notice,
             metrics: Arc::default(),
+            freshness: Freshness::new(Gauge::default()),
             own: Some("10.0.0.1:8443".parse().unwrap()),
             peers: Arc::new(Endpoints::new(8443)),
             canary: Arc::new(Canary::new(Arc::new(Endpoints::new(8444)))),

@@ -19,6 +19,7 @@ use super::certificate::Certificates;
 use super::context::Context;
 use super::dial::Dialer;
 use super::endpoints::{Endpoints, ServiceName};
+use super::freshness::Freshness;
 use super::identity::Identity;
 use super::notices;
 use super::options::Options;
@@ -95,14 +96,18 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         places: Arc::new(Semaphore::new(options.max_connections)),
         tracker: TaskTracker::new(),
     };
+    let tracker = server.tracker.clone();
+    // A task, because the runtime's threads take their own tasks without waking another one.
+    let serving = tokio::spawn(async move { server.run(listener, acceptor).await });
     let filled = Filled::new(2);
     let around = async {
         tokio::select! {
             () = watches(&options, &client, &context, &filled) => {}
             () = notices::publish(client.clone(), &options.identity, to_publish) => {}
             () = context.canary.keep() => {}
+            () = context.freshness.keep(&client) => {}
             () = attend(&certificates, &filled, &health, &context) => {}
-            () = server.run(listener, acceptor) => {}
+            _ = serving => {}
         }
     };
     futures::pin_mut!(around);
@@ -117,11 +122,11 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let sandboxes = &context.identity.sandboxes;
     let end = async {
         sandboxes.drain_streams();
-        server.tracker.close();
+        tracker.close();
         // Requests are refused in this time and not left in the dark: whoever asks goes to another gateway.
-        let _ = timeout(options.drain, server.tracker.wait()).await;
+        let _ = timeout(options.drain, tracker.wait()).await;
         sandboxes.drain();
-        let _ = timeout(LAST, server.tracker.wait()).await;
+        let _ = timeout(LAST, tracker.wait()).await;
         let _ = timeout(LAST, context.records.flush()).await;
     };
     tokio::select! {
@@ -171,6 +176,7 @@ fn context(
         records: Records::start(&options.identity, std::io::stdout())?,
         notices,
         metrics: Arc::clone(metrics),
+        freshness: Freshness::new(metrics.stale_since.clone()),
         own,
         peers: Arc::new(Endpoints::new(peers.as_ref().map_or(GATEWAY_PORT, |peers| peers.port))),
         canary: Arc::new(Canary::new(Arc::new(canaries))),
@@ -235,6 +241,7 @@ async fn follow<K>(
             Ok(event) => take(event),
             Err(error) => {
                 context.metrics.watch_errors.inc();
+                context.freshness.lost();
                 tracing::warn!(%error, "a watch failed; it is set up again, and the last state stays");
             }
         }

@@ -10,8 +10,9 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 
+use super::connection::Ending;
 use super::limits::Limits;
-use super::live::{Ending, Live};
+use super::live::Live;
 use crate::api::v1alpha1::{AgentSandbox, Network};
 use crate::init::config::SandboxIdentity;
 use crate::policy::EffectivePolicy;

@@ -8,17 +8,17 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::connection::Ending;
 use super::context::Context;
-use super::first_bytes::{self, Decide, Failure, Tell};
-use super::http::inspect::{Inspector, Judge};
+use super::current_policy::CurrentPolicy;
+use super::first_bytes::{self, Failure, Tell};
+use super::http::inspect::Inspector;
 use super::identity::Peer;
-use super::live::{Ending, Entered, Live, Requests};
 use super::refusal::{Cause, Refusal};
 use super::relay::{End, Meter, Relay};
 use super::request::Connect;
-use super::sandboxes::Sandbox;
 use crate::audit::{NetworkEvent, NetworkOutcome, now_ms};
-use crate::policy::{AppProtocol, Decision, EffectivePolicy, HostName, Reason};
+use crate::policy::{AppProtocol, HostName, Reason};
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection Established\r\n\r\n";
 
@@ -145,6 +145,10 @@ async fn tell(
         })
         .await;
     if let Some(refusal) = refusal {
+        // The sidecar has heard of those that came before.
+        if !matches!(over, Over::Before(_)) {
+            peer.live.refused_later(&wish.written, refusal.cause.word());
+        }
         context.notices.refused(&peer.live, &sandbox, &wish.written, refusal);
     }
 }
@@ -178,13 +182,14 @@ where
     // First entered and then judged: a change of the policy finds it, or is already in force.
     let target = Some((name.clone(), port));
     let entered = peer.live.enter(&peer.pod.uid, target, &context.limits).map_err(Over::Before)?;
-    let mut policy = Policy { live: Arc::clone(&peer.live), name, port, rule: Arc::clone(&story.rule) };
+    let (live, connection, rule) = (Arc::clone(&peer.live), Arc::clone(&entered), Arc::clone(&story.rule));
+    let mut policy = CurrentPolicy { live, connection, name, port, rule };
     peer.live.moved_at_least(wish.moved);
     story.policy = policy
         .sandbox()
         .ok()
         .and_then(|sandbox| Some((sandbox.generation, sandbox.policy.as_ref().ok()?.digest().to_owned())));
-    policy.ask(EffectivePolicy::decide).map_err(Over::Before)?;
+    policy.allows().map_err(Over::Before)?;
     if peer.live.exceeded() {
         let message = "the sandbox has moved the bytes that spec.network.limits.egressBytes allows";
         return Err(Over::Before(Refusal::new(Cause::EgressBytesExceeded, message)));
@@ -199,7 +204,7 @@ where
     context.metrics.setup.observe(clock.elapsed().as_secs_f64());
     let (first, mut inspector) = tokio::select! {
         ending = entered.ended() => return Err(Over::Cut(ending)),
-        begun = begin(context, agent, &server, &entered, &mut policy, story) => begun?,
+        begun = begin(context, agent, &server, &mut policy, story) => begun?,
     };
     let meters = (&story.meter, peer.live.as_ref(), &context.limits);
     let relay = Relay::new(agent, &mut server, inspector.as_mut(), first, meters);
@@ -250,25 +255,17 @@ async fn begin<A>(
     context: &Context,
     agent: &mut A,
     server: &TcpStream,
-    entered: &Entered,
-    policy: &mut Policy,
+    policy: &mut CurrentPolicy,
     story: &mut Story,
 ) -> Result<(Vec<u8>, Option<Inspector>), Over>
 where
     A: AsyncBufRead + AsyncWrite + Unpin,
 {
-    let anything = |policy: &Policy| policy.decide(AppProtocol::Other, false).is_ok();
-    if anything(policy) {
-        entered.carries(AppProtocol::Other, false);
-        // Asked again, because the policy may have changed before it was told what the connection carries.
-        if anything(policy) {
-            return Ok((Vec::new(), None));
-        }
-        entered.carries_nothing();
+    if policy.allows_anything() {
+        return Ok((Vec::new(), None));
     }
-    let mut decide = Carrying { policy: &mut *policy, entered };
-    let name = decide.policy.name.clone();
-    let begun = first_bytes::read(agent, server, &name, &context.limits, &mut decide).await;
+    let name = policy.name.clone();
+    let begun = first_bytes::read(agent, server, &name, &context.limits, policy).await;
     let begun = begun.map_err(|failure| match failure {
         Failure::Refused(refusal, tell) => Over::After(refusal, tell),
         Failure::Left | Failure::ServerLeft => Over::End(End::Closed),
@@ -282,72 +279,11 @@ where
     if begun.protocol != AppProtocol::Http {
         return Ok((begun.bytes, None));
     }
-    let judge = Requested { policy: policy.clone(), requests: entered.requests() };
-    let mut inspector = Inspector::new(policy.name.clone(), policy.port, Box::new(judge));
+    let mut inspector = Inspector::new(name, policy.port, Box::new(policy.clone()));
     let mut first = Vec::new();
     match inspector.push(&begun.bytes, &mut first) {
         Ok(()) => Ok((first, Some(inspector))),
         Err(refusal) => Err(Over::After(refusal, Tell::Response)),
-    }
-}
-
-/// The policy of this moment for one connection.
-#[derive(Debug, Clone)]
-struct Policy {
-    live: Arc<Live>,
-    name: HostName,
-    port: u16,
-    rule: Arc<AtomicUsize>,
-}
-
-impl Policy {
-    fn sandbox(&self) -> Result<Arc<Sandbox>, Refusal> {
-        let message = "the sandbox is not known here any more";
-        self.live.sandbox().ok_or_else(|| Refusal::new(Cause::PolicyUnknown, message))
-    }
-
-    fn ask(&self, question: impl Fn(&EffectivePolicy, &HostName, u16) -> Decision) -> Result<(), Refusal> {
-        let sandbox = self.sandbox()?;
-        let policy = sandbox.policy.as_ref().map_err(|error| {
-            let message = format!("spec.network of the sandbox cannot be read: {error}");
-            Refusal::new(Cause::PolicyUnknown, message)
-        })?;
-        let decision = question(policy, &self.name, self.port);
-        if !decision.is_allowed() {
-            return Err(Refusal::by_policy(&decision, &sandbox.full_name(), &self.name, self.port));
-        }
-        self.rule.store(decision.rule.unwrap_or(usize::MAX), Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn decide(&self, protocol: AppProtocol, encrypted: bool) -> Result<(), Refusal> {
-        self.ask(|policy, name, port| policy.decide_protocol(name, port, protocol, encrypted))
-    }
-}
-
-/// Says what the connection carries before it is judged by that.
-struct Carrying<'a> {
-    policy: &'a mut Policy,
-    entered: &'a Entered,
-}
-
-impl Decide for Carrying<'_> {
-    fn decide(&mut self, protocol: AppProtocol, encrypted: bool) -> Result<(), Refusal> {
-        self.entered.carries(protocol, encrypted);
-        self.policy.decide(protocol, encrypted)
-    }
-}
-
-/// The same for every request.
-struct Requested {
-    policy: Policy,
-    requests: Requests,
-}
-
-impl Judge for Requested {
-    fn judge(&mut self, method: &str, path: &str) -> Result<(), Refusal> {
-        self.requests.next(method, path);
-        self.policy.ask(|policy, name, port| policy.decide_http(name, port, method, path))
     }
 }
 

@@ -152,10 +152,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let granted = self.meter.budget.grant(buffer.remaining())?;
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(granted));
-        ready!(Pin::new(&mut self.inner).poll_read(context, &mut part))?;
-        let count = part.filled().len();
-        buffer.advance(count);
+        let count = if granted == buffer.remaining() {
+            // The usual case, in which nothing has to be filled with zeros first.
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+            buffer.filled().len().saturating_sub(before)
+        } else {
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(granted));
+            ready!(Pin::new(&mut self.inner).poll_read(context, &mut part))?;
+            let count = part.filled().len();
+            buffer.advance(count);
+            count
+        };
         self.meter.count(&self.meter.budget.inwards, count);
         Poll::Ready(Ok(()))
     }

@@ -110,7 +110,7 @@ async fn read_query<R: tokio::io::AsyncRead + Unpin>(reader: &mut Buffered<R>) -
 }
 
 /// The answer to `packet`; none to what is no query.
-fn answer(packet: &[u8], directory: &(dyn Directory + Send + Sync)) -> Option<Vec<u8>> {
+pub fn answer(packet: &[u8], directory: &(dyn Directory + Send + Sync)) -> Option<Vec<u8>> {
     if !is_plain_query(packet) {
         return None;
     }

@@ -117,7 +117,7 @@ impl Egress {
         );
         run("the policy", Box::pin(obey(Arc::clone(&held), Arc::clone(&budget), Arc::clone(&ledger))));
         run("the budget", Box::pin(tell_exhaustion(budget, Arc::clone(&ledger))));
-        run("the policy stream", Box::pin(policy_stream::follow(gateways, held)));
+        run("the policy stream", Box::pin(policy_stream::follow(gateways, held, Arc::clone(&ledger))));
         tasks.spawn({
             let ledger = Arc::clone(&ledger);
             async move { Stop::RecordLost(ledger.lost().await) }

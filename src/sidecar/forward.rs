@@ -90,7 +90,8 @@ pub async fn forward(
     }
 }
 
-fn request_head(
+/// The head of `request` as the origin gets it.
+pub fn request_head(
     method: &str,
     path: &str,
     request: &mut Request,
@@ -110,7 +111,7 @@ fn request_head(
 }
 
 /// Passes on the answer; tells whether both connections may carry another one.
-async fn answer<R, W>(
+pub async fn answer<R, W>(
     origin: &mut super::stream::Buffered<R>,
     agent: &mut W,
     method: &str,

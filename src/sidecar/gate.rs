@@ -98,6 +98,8 @@ impl Gate {
         let pace = self.config.pace;
         let mut held = 0;
         let mut failing: Option<Instant> = None;
+        // Before the gateway's first word no round can hold, and one takes a second.
+        let _ = timeout(pace.every, self.held.policies().wait_for(Option::is_some)).await;
         loop {
             let began = Instant::now();
             let checks = self.round().await;

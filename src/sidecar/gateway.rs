@@ -23,6 +23,7 @@ use super::held::Held;
 use super::http1::{self, Framing, Response};
 use super::stream::Buffered;
 use super::token::TokenFile;
+use crate::egress::read_ahead::ReadAhead;
 use crate::egress::wire::{ALPN, Denial};
 
 /// Longest wait for a TCP connection. A gateway that does not answer is gone, and another one may be there.
@@ -45,6 +46,10 @@ const MAX_DENIAL: u64 = 16 * 1024;
 /// Connections that are kept ready.
 const SPARES: usize = 2;
 
+/// Time before a spare connection is made: its handshake would take the thread, and on a small node the gateway's core,
+/// from the first bytes of the tunnel that took the one before.
+const SETTLE: Duration = Duration::from_millis(5);
+
 /// Age at which a spare connection is given up.
 const MAX_AGE: Duration = Duration::from_secs(20);
 
@@ -58,7 +63,7 @@ const PENALTY: Duration = Duration::from_secs(10);
 const TRIES: usize = 2;
 
 /// A connection.
-pub type Wire = TlsStream<TcpStream>;
+pub type Wire = TlsStream<ReadAhead<TcpStream>>;
 
 /// How to reach the gateways.
 #[derive(Clone, Debug)]
@@ -197,6 +202,7 @@ impl Gateways {
                 let _ = timeout(pause, self.used.notified()).await;
                 continue;
             }
+            tokio::time::sleep(SETTLE).await;
             let address = self.candidates().into_iter().next().unwrap_or(self.service);
             if let Ok(wire) = Box::pin(self.connect(address)).await {
                 self.state().spares.push(Spare { wire, made: Instant::now() });
@@ -249,7 +255,8 @@ impl Gateways {
         socket.set_recv_buffer_size(KERNEL_BUFFER)?;
         let stream = timeout(CONNECT, socket.connect(address)).await??;
         stream.set_nodelay(true)?;
-        let mut wire = timeout(HANDSHAKE, self.connector.0.connect(self.name.clone(), stream)).await??;
+        let mut wire =
+            timeout(HANDSHAKE, self.connector.0.connect(self.name.clone(), ReadAhead::new(stream))).await??;
         wire.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
         if wire.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks another protocol"));
@@ -292,13 +299,14 @@ async fn ask(wire: Wire, head: &[u8]) -> Result<Result<Buffered<Wire>, Denial>, 
         if response.status == 200 {
             return Ok(None);
         }
-        read_denial(&mut stream, &response).await.map(Some)
+        let denial = read_denial(&mut stream, &response).await?;
+        Ok(Some((response.status, denial)))
     });
     match answer.await {
         Ok(Ok(None)) => Ok(Ok(stream)),
-        // It is about to end, and others are there.
-        Ok(Ok(Some(denial))) if denial.reason == "Draining" => Err(denial),
-        Ok(Ok(Some(denial))) => Ok(Err(denial)),
+        // It is about to end, cannot ask the API server, or does not know the sandbox: another one may.
+        Ok(Ok(Some((503, denial)))) => Err(denial),
+        Ok(Ok(Some((_, denial)))) => Ok(Err(denial)),
         Ok(Err(error)) => Err(lost(&error)),
         Err(_) => Ok(Err(denial("GatewayTimeout", "the egress gateway did not answer in time".to_owned()))),
     }

@@ -173,6 +173,7 @@ pub(super) mod tests {
             bytes: None,
             gateways: Vec::new(),
             canary: None,
+            refused: None,
         }
     }
 

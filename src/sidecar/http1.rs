@@ -219,7 +219,10 @@ impl Fields {
 }
 
 fn tokens(value: &[u8]) -> impl Iterator<Item = &str> {
-    std::str::from_utf8(value).unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+    // One by one: what is no text must not hide the others.
+    let pieces =
+        value.split(|byte| *byte == b',').map(|piece| std::str::from_utf8(piece).unwrap_or_default());
+    pieces.map(|token| token.trim_matches([' ', '\t'])).filter(|token| !token.is_empty())
 }
 
 /// The parser accepts a lone line feed as the end of a line and empty lines before the first, and others do not.

@@ -60,6 +60,15 @@ fn what_is_for_one_connection_is_dropped() {
     assert_eq!(names, ["Host", "X-Two", "Content-Length"]);
 }
 
+#[test]
+fn an_option_that_is_no_text_hides_no_other() {
+    let head = b"GET / HTTP/1.1\r\nConnection: \xff, X-One ,close\r\nX-One: 1\r\nX-Two: 2\r\n\r\n";
+    let mut fields = Request::parse(head).unwrap().fields;
+    assert!(fields.lists("connection", "close"));
+    fields.drop_hop_by_hop();
+    assert_eq!(fields.0, [("X-Two".to_owned(), b"2".to_vec())]);
+}
+
 async fn copied(text: &[u8], framing: Framing) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let (mut reader, mut written) = (Buffered::new(text), Vec::new());
     copy_body(&mut reader, &mut written, framing).await?;

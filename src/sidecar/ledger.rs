@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::budget::Budget;
 use super::journal::Journal;
 use crate::audit::{EgressEvent, RecordError};
-use crate::egress::wire::EgressSummary;
+use crate::egress::wire::{EgressSummary, Refusals};
 
 /// Refusals that are recorded one by one in [`WINDOW`]; an agent that tries more is counted.
 const IN_WINDOW: u32 = 64;
@@ -28,6 +28,8 @@ pub struct Ledger {
     journal: Journal,
     budget: Arc<Budget>,
     counts: Mutex<Counts>,
+    /// What was refused here and the gateway has not heard of.
+    untold: watch::Sender<Refusals>,
     /// Why a record could not be kept.
     lost: watch::Sender<Option<String>>,
 }
@@ -55,7 +57,8 @@ impl Ledger {
             in_all: 0,
             counted: 0,
         };
-        Self { journal, budget, counts: Mutex::new(counts), lost: watch::Sender::new(None) }
+        let (untold, lost) = (watch::Sender::default(), watch::Sender::new(None));
+        Self { journal, budget, counts: Mutex::new(counts), untold, lost }
     }
 
     /// A connection was made.
@@ -68,6 +71,10 @@ impl Ledger {
     pub fn query_refused(&self, name: &str, kind: &str, reason: &str) {
         let name = printable(name, 255);
         self.denied(&format!("{name} {reason}"));
+        // Of a policy that is not known yet there is nothing to say to its owner.
+        if reason != "PolicyUnknown" {
+            self.not_told(&name, reason);
+        }
         self.limited(&EgressEvent::QueryRefused { name, kind: kind.to_owned(), reason: reason.to_owned() });
     }
 
@@ -75,6 +82,32 @@ impl Ledger {
     pub fn connection_refused(&self, target: &str, via: &str, reason: &str) {
         self.denied(&format!("{} {reason}", printable(target, 262)));
         self.connection_failed(target, via, reason);
+    }
+
+    /// The gateway refused `refusals` for what was said on connections that it had opened; it has recorded them.
+    pub fn refused_later(&self, refusals: &Refusals) {
+        let last = format!("{} {}", printable(&refusals.target, 262), printable(&refusals.reason, 64));
+        self.count_denied(&last, i64::try_from(refusals.count).unwrap_or(i64::MAX));
+    }
+
+    /// `target` was refused here, without the gateway.
+    pub fn not_told(&self, target: &str, reason: &str) {
+        self.untold.send_modify(|untold| untold.add(&printable(target, 262), &printable(reason, 64)));
+    }
+
+    /// Waits until there is something that the gateway has not heard of, and returns it.
+    pub async fn untold(&self) -> Refusals {
+        let mut untold = self.untold.subscribe();
+        match untold.wait_for(|untold| untold.count > 0).await {
+            Ok(refusals) => refusals.clone(),
+            // The sender is `self`, so that it cannot be gone.
+            Err(_) => Refusals::default(),
+        }
+    }
+
+    /// The gateway has heard of `refusals`.
+    pub fn told(&self, refusals: &Refusals) {
+        self.untold.send_modify(|untold| untold.count = untold.count.saturating_sub(refusals.count));
     }
 
     /// A connection to `target` could not be made, and nobody decided so.
@@ -141,8 +174,12 @@ impl Ledger {
     }
 
     fn denied(&self, what: &str) {
+        self.count_denied(what, 1);
+    }
+
+    fn count_denied(&self, what: &str, count: i64) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.denied = counts.denied.saturating_add(1);
+        counts.denied = counts.denied.saturating_add(count);
         counts.last_denied = Some(printable(what, LAST_DENIED));
     }
 
@@ -218,6 +255,28 @@ mod tests {
         ledger.connection_refused(&"\u{1}\"\\é".repeat(1000), "socks5", "InvalidName");
         let line = serde_json::to_string(&ledger.summary()).unwrap();
         assert!(line.len() < crate::init::wire::MAX_ANSWER - 32, "{}", line.len());
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_here_waits_until_the_gateway_has_heard_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(records(), directory.path(), Box::new(io::sink())).unwrap();
+        let ledger = Ledger::new(journal, Arc::default());
+        ledger.query_refused("early.example", "A", "PolicyUnknown");
+        ledger.query_refused("a.example", "A", "NoRule");
+        ledger.query_refused("b.example", "A", "NoRule");
+        let told = ledger.untold().await;
+        assert_eq!((told.count, told.target.as_str()), (2, "b.example"));
+        ledger.query_refused("c.example", "A", "NoRule");
+        ledger.told(&told);
+        assert_eq!(ledger.untold().await.count, 1);
+        ledger.refused_later(&Refusals {
+            count: 3,
+            target: "d.example:443".into(),
+            reason: "NameMismatch".into(),
+        });
+        let summary = ledger.summary();
+        assert_eq!((summary.denied, summary.last_denied.as_deref()), (7, Some("d.example:443 NameMismatch")));
     }
 
     #[tokio::test]

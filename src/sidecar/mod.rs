@@ -7,6 +7,8 @@ mod budget;
 mod dns;
 mod egress;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 mod gateway;
 mod held;

@@ -2,13 +2,16 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::gateway::Gateways;
+use super::gateway::{Gateways, Wire};
 use super::held::Held;
-use crate::egress::wire::{HEARTBEAT, MAX_UPDATE, PolicyUpdate};
+use super::ledger::Ledger;
+use super::stream::Buffered;
+use crate::egress::wire::{HEARTBEAT, MAX_UPDATE, PolicyUpdate, REPORT_EVERY, Refusals};
 
 /// First pause before another try.
 const FIRST: Duration = Duration::from_millis(100);
@@ -19,16 +22,20 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Time after which a silent gateway is taken for gone.
 const SILENCE: Duration = HEARTBEAT.saturating_mul(3);
 
+/// Time for a line to be taken.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A stream that stood for so long has not failed: the next try is a first one.
 const STEADY: Duration = Duration::from_secs(30);
 
-/// Keeps `held` up to date.
-pub async fn follow(gateways: Arc<Gateways>, held: Arc<Held>) {
+/// Keeps `held` up to date, and tells the gateway what was refused here.
+pub async fn follow(gateways: Arc<Gateways>, held: Arc<Held>, ledger: Arc<Ledger>) {
     let random = RandomState::new();
+    let mut next_report = Instant::now();
     let mut failures: u32 = 0;
     loop {
         let began = Instant::now();
-        let trouble = stream(&gateways, &held).await;
+        let trouble = stream(&gateways, &held, &ledger, &mut next_report).await;
         held.lose(&trouble);
         failures = if began.elapsed() >= STEADY { 0 } else { failures.saturating_add(1) };
         sleep(pause(failures, random.hash_one(failures))).await;
@@ -36,27 +43,54 @@ pub async fn follow(gateways: Arc<Gateways>, held: Arc<Held>) {
 }
 
 /// Takes updates until it breaks; returns why.
-async fn stream(gateways: &Gateways, held: &Held) -> String {
+async fn stream(gateways: &Gateways, held: &Held, ledger: &Ledger, next_report: &mut Instant) -> String {
     let answer = gateways.request("GET /v1/policy HTTP/1.1", gateways.host(), "").await;
     let mut stream = match answer {
         Ok(stream) => stream,
         Err(denial) => return format!("{}: {}", denial.reason, denial.message),
     };
     loop {
-        match timeout(SILENCE, stream.until(b"\n", MAX_UPDATE)).await {
+        let due = async {
+            let refusals = ledger.untold().await;
+            sleep_until(*next_report).await;
+            refusals
+        };
+        let line = tokio::select! {
+            line = timeout(SILENCE, stream.until(b"\n", MAX_UPDATE)) => line,
+            refusals = due => {
+                if let Err(error) = report(&mut stream, &refusals).await {
+                    return format!("the policy stream: {error}");
+                }
+                ledger.told(&refusals);
+                *next_report = Instant::now() + REPORT_EVERY;
+                continue;
+            }
+        };
+        match line {
             Ok(Ok(Some(line))) => match serde_json::from_slice::<PolicyUpdate>(&line) {
-                Ok(update) => held.take(&update),
+                Ok(update) => {
+                    held.take(&update);
+                    update.refused.iter().for_each(|refusals| ledger.refused_later(refusals));
+                }
                 Err(error) => return format!("the gateway's policy cannot be read: {error}"),
             },
             Ok(Ok(None)) => return "the gateway ended the policy stream".to_owned(),
-            Ok(Err(error)) => return format!("the policy stream: {}", describe(&error)),
+            Ok(Err(error)) => return format!("the policy stream: {error}"),
             Err(_) => return "the gateway is silent".to_owned(),
         }
     }
 }
 
-fn describe(error: &io::Error) -> String {
-    error.to_string()
+/// Tells the gateway.
+async fn report(stream: &mut Buffered<Wire>, refusals: &Refusals) -> io::Result<()> {
+    let mut line = serde_json::to_vec(refusals)?;
+    line.push(b'\n');
+    let wire = stream.inner_mut();
+    let writing = async {
+        wire.write_all(&line).await?;
+        wire.flush().await
+    };
+    timeout(PATIENCE, writing).await?
 }
 
 /// Pause after `failures` in a row: doubled each time, spread by a half, so that the sandboxes of a gateway that ended do

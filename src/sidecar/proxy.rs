@@ -118,7 +118,7 @@ async fn connect(mut agent: Agent, tunnels: &Tunnels, request: &Request) -> io::
 
 /// Why there is no target.
 #[derive(Debug)]
-enum Wrong {
+pub enum Wrong {
     /// The message is not one for a proxy.
     Message(String),
     /// What was asked for, and why it is no name.
@@ -126,7 +126,7 @@ enum Wrong {
 }
 
 /// Target and path of a request in absolute form.
-fn absolute(request: &Request) -> Result<(Target, String), Wrong> {
+pub fn absolute(request: &Request) -> Result<(Target, String), Wrong> {
     let message = |text: &str| Wrong::Message(text.to_owned());
     let scheme = request.target.get(..7);
     if !scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://")) {
@@ -153,7 +153,7 @@ fn absolute(request: &Request) -> Result<(Target, String), Wrong> {
 }
 
 /// `name:port`, or `name` where there is a port by default.
-fn authority(text: &str, default: Option<u16>) -> Result<Target, Wrong> {
+pub fn authority(text: &str, default: Option<u16>) -> Result<Target, Wrong> {
     let (host, port) = match text.rsplit_once(':') {
         // Within brackets it is an IPv6 address.
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),

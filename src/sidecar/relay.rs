@@ -28,11 +28,13 @@ where
     W: AsyncWrite + Unpin,
 {
     while reader.some().await? {
+        let more = reader.gather();
         let data = reader.data();
         let count = data.len();
         writer.write_all(data).await?;
         writer.flush().await?;
         reader.consume(count);
+        more?;
     }
     writer.shutdown().await
 }

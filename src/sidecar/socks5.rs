@@ -35,7 +35,7 @@ mod reply {
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Asked {
+pub enum Asked {
     /// A name, as the agent wrote it, and a port.
     Name(Vec<u8>, u16),
     /// An address and a port.
@@ -91,12 +91,13 @@ async fn converse(
 }
 
 /// Reads the greeting; tells whether the peer is content without authentication.
-async fn greet<R: AsyncRead + Unpin>(reader: &mut Buffered<R>) -> io::Result<bool> {
+pub async fn greet<R: AsyncRead + Unpin>(reader: &mut Buffered<R>) -> io::Result<bool> {
     let [VERSION, count] = *reader.exactly(2).await? else { return Err(io::ErrorKind::InvalidData.into()) };
     Ok(reader.exactly(usize::from(count)).await?.contains(&0))
 }
 
-async fn read_request<R: AsyncRead + Unpin>(reader: &mut Buffered<R>) -> io::Result<Asked> {
+/// Reads what follows the greeting.
+pub async fn read_request<R: AsyncRead + Unpin>(reader: &mut Buffered<R>) -> io::Result<Asked> {
     const CONNECT: u8 = 1;
     let [VERSION, command, 0, kind] = *reader.exactly(4).await? else {
         return Err(io::ErrorKind::InvalidData.into());
@@ -121,7 +122,7 @@ async fn read_request<R: AsyncRead + Unpin>(reader: &mut Buffered<R>) -> io::Res
 }
 
 /// Name and port of what was asked for; else the reply, and what to record.
-fn resolve(
+pub fn resolve(
     asked: &Asked,
     directory: &(dyn Directory + Send + Sync),
 ) -> Result<Target, (u8, Option<(String, Denial)>)> {

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
+use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Room for a first read.
@@ -45,6 +46,11 @@ impl<R: AsyncRead + Unpin> Buffered<R> {
         &self.inner
     }
 
+    /// The reader beneath, to write to where it takes that too.
+    pub fn inner_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
     /// What is read and not taken.
     pub fn data(&self) -> &[u8] {
         self.buffer.get(self.taken..).unwrap_or_default()
@@ -66,6 +72,18 @@ impl<R: AsyncRead + Unpin> Buffered<R> {
             self.taken = 0;
         }
         poll_fn(|context| self.poll_fill(context)).await
+    }
+
+    /// Takes along what is there already, if it is little so far: one write instead of several. Never waits.
+    pub fn gather(&mut self) -> io::Result<()> {
+        while (1..=LARGE / 2).contains(&self.data().len()) {
+            match self.fill().now_or_never() {
+                Some(Ok(0)) | None => break,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -152,6 +170,42 @@ mod tests {
         assert_eq!(stream.until(b"\r\n", 16).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let mut empty = Buffered::new(tokio_test_reader(&[]));
         assert!(empty.until(b"\n", 16).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_taken_along_and_no_error_is_lost() {
+        let (piece, rest) = (vec![7; LARGE / 2], vec![8; LARGE]);
+        let mut stream = Buffered::new(piece.chain(&rest[..]));
+        stream.room = LARGE;
+        assert!(stream.some().await.unwrap());
+        assert_eq!(stream.data().len(), LARGE / 2);
+        stream.gather().unwrap();
+        assert_eq!(stream.data().len(), LARGE / 2 + LARGE, "what is there");
+        stream.gather().unwrap();
+        assert_eq!(stream.data().len(), LARGE / 2 + LARGE, "enough");
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut stream = Buffered::new(near);
+        tokio::io::AsyncWriteExt::write_all(&mut far, b"some").await.unwrap();
+        assert!(stream.some().await.unwrap());
+        stream.gather().unwrap();
+        assert_eq!(stream.data(), b"some", "nobody waits for more");
+        let broken = tokio_test_reader(&[b"some"]).chain(Broken);
+        let mut stream = Buffered::new(broken);
+        assert!(stream.some().await.unwrap());
+        assert!(stream.gather().is_err());
+        assert_eq!(stream.data(), b"some");
+    }
+
+    struct Broken;
+
+    impl AsyncRead for Broken {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
     }
 
     #[tokio::test]

@@ -99,7 +99,8 @@ impl Tunnels {
 
     /// Opens a tunnel. The gateway decides; its refusal is counted and recorded here.
     pub async fn open(&self, target: &Target, via: Via) -> Result<Tunnel, Denial> {
-        let opened = Box::pin(self.try_open(target, via)).await;
+        let place = self.admit(target).inspect_err(|denial| self.refuse(&target.to_string(), via, denial))?;
+        let opened = Box::pin(self.ask(target, via, place)).await;
         match &opened {
             Ok(_) => self.ledger.allowed(),
             Err(denial) => self.note(&target.to_string(), via, denial),
@@ -107,9 +108,10 @@ impl Tunnels {
         opened
     }
 
-    /// Counts and records a refusal of what did not even become a target.
+    /// Counts and records a refusal that was decided here.
     pub fn refuse(&self, target: &str, via: Via, denial: &Denial) {
         self.note(target, via, denial);
+        self.ledger.not_told(target, &denial.reason);
     }
 
     fn note(&self, target: &str, via: Via, denial: &Denial) {
@@ -120,18 +122,20 @@ impl Tunnels {
         }
     }
 
-    async fn try_open(&self, target: &Target, via: Via) -> Result<Tunnel, Denial> {
+    /// Whether there is room for a tunnel, and bytes are left.
+    fn admit(&self, target: &Target) -> Result<OwnedSemaphorePermit, Denial> {
         let Ok(place) = Arc::clone(&self.room).try_acquire_owned() else {
             let text = format!("{target}: the sandbox has {MAX_TUNNELS} connections already");
             return Err(denial("TooManyConnections", text));
         };
-        let exceeded = || {
-            let text = format!("{target}: the sandbox has moved all the bytes of network.limits.egressBytes");
-            denial("EgressBytesExceeded", text)
-        };
         if self.budget.is_spent() {
-            return Err(exceeded());
+            return Err(exceeded(target));
         }
+        Ok(place)
+    }
+
+    /// Asks the gateway.
+    async fn ask(&self, target: &Target, via: Via, place: OwnedSemaphorePermit) -> Result<Tunnel, Denial> {
         let line = format!("CONNECT {target} HTTP/1.1");
         let bytes = self.budget.total();
         let fields = format!("{VIA_HEADER}: {}\r\n{BYTES_HEADER}: {bytes}\r\n", via.as_str());
@@ -143,12 +147,17 @@ impl Tunnels {
         let (wire, early) = stream.into_parts();
         // What a server says first may come with the answer.
         if !meter.take_inwards(early.len()) {
-            return Err(exceeded());
+            return Err(exceeded(target));
         }
         let (reader, writer) = tokio::io::split(Counted::new(wire, Arc::clone(&meter)));
         let watch = Watch { target: target.clone(), meter, held: Arc::clone(&self.held), _place: place };
         Ok(Tunnel { reader: Buffered::with(reader, early), writer, watch })
     }
+}
+
+fn exceeded(target: &Target) -> Denial {
+    let text = format!("{target}: the sandbox has moved all the bytes of network.limits.egressBytes");
+    denial("EgressBytesExceeded", text)
 }
 
 /// Whether nobody decided against it: it did not work.

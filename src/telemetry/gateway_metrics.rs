@@ -50,8 +50,10 @@ pub struct GatewayMetrics {
     pub setup: Histogram,
     /// Sandboxes whose policy is known.
     pub sandboxes: Gauge,
-    /// When each watch last heard of the API server is not known to the watches; this counts their errors.
+    /// Errors of watches.
     pub watch_errors: Counter,
+    /// Since when the watches may be behind the API server, in seconds since 1970; 0 while they are not.
+    pub stale_since: Gauge,
     /// Seconds until the certificate expires.
     pub certificate_seconds: Gauge,
 }
@@ -76,6 +78,9 @@ impl Default for GatewayMetrics {
         registry.register("sandboxes", "Sandboxes whose policy is known", sandboxes.clone());
         let watch_errors = Counter::default();
         registry.register("watch_errors", "Errors of watches", watch_errors.clone());
+        let stale_since = Gauge::default();
+        let help = "Since when the API server has not been heard of, in seconds since 1970; 0 while it is";
+        registry.register("stale_since_seconds", help, stale_since.clone());
         let certificate_seconds = Gauge::default();
         let help = "Seconds until the certificate expires";
         registry.register("certificate_expiry_seconds", help, certificate_seconds.clone());
@@ -89,6 +94,7 @@ impl Default for GatewayMetrics {
             setup,
             sandboxes,
             watch_errors,
+            stale_since,
             certificate_seconds,
         }
     }
@@ -136,6 +142,7 @@ mod tests {
             "agentsandbox_gateway_connections_total{verdict=\"denied\",reason=\"NoRule\"} 1",
             "agentsandbox_gateway_connections_active 0",
             "agentsandbox_gateway_bytes_total{direction=\"out\"} 3",
+            "agentsandbox_gateway_stale_since_seconds 0",
             "agentsandbox_gateway_token_reviews_total{result=\"valid\"} 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");

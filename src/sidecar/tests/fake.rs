@@ -82,7 +82,7 @@ pub fn update(generation: i64, hosts: &[(&str, &[u16])]) -> PolicyUpdate {
         .map(|(pattern, ports)| AllowedHost { pattern: (*pattern).into(), ports: ports.to_vec() })
         .collect();
     let digest = format!("sha256:{generation}");
-    PolicyUpdate { generation, digest, hosts, bytes: None, gateways: Vec::new(), canary: None }
+    PolicyUpdate { generation, digest, hosts, bytes: None, gateways: Vec::new(), canary: None, refused: None }
 }
 
 impl Fake {
@@ -170,7 +170,9 @@ async fn connect<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut st
         Route::HangUp => {}
         Route::Deny(denial) => {
             let body = serde_json::to_string(&denial).unwrap();
-            let answer = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let elsewhere = matches!(denial.reason.as_str(), "Draining" | "PolicyUnknown");
+            let status = if elsewhere { "503 Service Unavailable" } else { "403 Forbidden" };
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             stream.write_all(answer.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
         }

@@ -15,28 +15,23 @@ async fn another_gateway_is_tried_before_the_first_byte() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_drains_or_hangs_up_sends_to_another() {
-    let authority = Authority::new();
-    let other = Fake::start(&authority, update(1, &[])).await;
-    other.route("a.example:7777", Route::To(echo().await));
-    other.route("b.example:7777", Route::To(echo().await));
-    let policy = PolicyUpdate {
-        gateways: vec![other.address],
-        ..update(1, &[("a.example", &[7777]), ("b.example", &[7777])])
-    };
-    let gateway = Fake::start(&authority, policy).await;
-    let draining = Denial { reason: "Draining".into(), message: String::new() };
-    let case = Case::start(&authority.pem(), gateway.address, gateway).await;
-    case.has_policy().await;
-    // The one that was told comes first; both refuse in turn.
-    for (route, name) in [(Route::Deny(draining), "a.example"), (Route::HangUp, "b.example")] {
-        let target = format!("{name}:7777");
-        case.gateway.route(&target, Route::To(echo().await));
-        other.route(&target, route);
-        let mut stream = case.dial(name, 7777).await.unwrap();
+async fn a_gateway_that_drains_knows_nothing_or_hangs_up_sends_to_another() {
+    let deny = |reason: &str| Route::Deny(Denial { reason: reason.into(), message: String::new() });
+    for route in [deny("Draining"), deny("PolicyUnknown"), Route::HangUp] {
+        let authority = Authority::new();
+        let other = Fake::start(&authority, update(1, &[])).await;
+        let policy = PolicyUpdate { gateways: vec![other.address], ..update(1, &[("a.example", &[7777])]) };
+        let gateway = Fake::start(&authority, policy).await;
+        let case = Case::start(&authority.pem(), gateway.address, gateway).await;
+        case.has_policy().await;
+        case.gateway.route("a.example:7777", Route::To(echo().await));
+        // The one that was told of comes first.
+        other.route("a.example:7777", route);
+        let mut stream = case.dial("a.example", 7777).await.unwrap();
         assert_eq!(exchange(&mut stream, b"x").await.unwrap(), b"x");
+        assert_eq!(other.connects().len(), 1);
+        assert_eq!(case.egress.settle().denied, 0);
     }
-    assert_eq!(case.egress.settle().denied, 0);
 }
 
 #[tokio::test]

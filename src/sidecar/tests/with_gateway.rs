@@ -81,6 +81,21 @@ async fn another_server_name_does_not_pass() {
     let stream = case.dial("a.example", 7443).await.unwrap();
     assert!(tls(&case, stream, "b.example").await.is_err());
     assert_eq!(case.gateway.record().await["status_code"], "NameMismatch");
+    // The Pod hears of what was refused after the tunnel stood, so that its summary has it.
+    let last = || case.egress.settle().last_denied;
+    until("the summary has it", || last().as_deref() == Some("a.example:7443 NameMismatch")).await;
+    assert_eq!(case.egress.settle().denied, 1);
+}
+
+#[tokio::test]
+async fn the_owner_hears_of_what_the_pod_refused_itself() {
+    let mut case = case(vec![rule("a.example", 7443)]).await;
+    assert_eq!(case.resolve("evil.example").await, Err(ResponseCode::Refused));
+    let notice = soon(case.gateway.notices.recv()).await.unwrap();
+    assert!(notice.note.starts_with("evil.example refused in the Pod (NoRule)"), "{}", notice.note);
+    // The stream goes on.
+    case.gateway.rules(2, vec![rule("b.example", 7443)]);
+    until("the next policy", || case.records().contains(r#""generation":2,"#)).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,120 @@
+//! What one sandbox may use, and what somebody without a token may.
+use super::*;
+
+#[tokio::test]
+async fn who_is_slow_is_hung_up_on() {
+    let limits = Limits {
+        head: Duration::from_millis(300),
+        first_byte: Duration::from_millis(600),
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, vec![rule("a.example"), rule_at("a.example", 80)]).await;
+    let (server, _) = http_server().await;
+    rig.site("a.example", "198.51.100.7", 443, server);
+    rig.site("a.example", "198.51.100.7", 80, server);
+    // A request of the sidecar, a hello, a head of a first and of a later request, and silence.
+    let mut stream = rig.send("CONNECT a.ex").await;
+    assert!(timeout(SOON, read_head(&mut stream)).await.unwrap().starts_with("HTTP/1.1 408 "));
+    assert_eq!(rig.record().await["status_code"], "TooSlow");
+    let whole = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for (port, bytes, reason) in [
+        (443, hello_of("a.example")[..100].to_vec(), "TooSlow"),
+        (80, b"GET / HTTP/1.1\r\n".to_vec(), "TooSlow"),
+        (80, format!("{whole}GET").into_bytes(), "TooSlow"),
+        (80, Vec::new(), "IdleTimeout"),
+    ] {
+        let mut stream = rig.connect(&format!("a.example:{port}")).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        timeout(SOON, async { while stream.read_u8().await.is_ok() {} }).await.unwrap();
+        assert_eq!(rig.record().await["status_code"], reason);
+    }
+    // Dripping does not help.
+    let mut stream = rig.connect("a.example:443").await.unwrap();
+    let dripping = async {
+        for byte in hello_of("a.example") {
+            stream.write_all(&[byte]).await?;
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    let _ = timeout(SOON, dripping).await.expect("it ends");
+    assert_eq!(rig.record().await["status_code"], "TooSlow");
+}
+
+#[tokio::test]
+async fn one_sandbox_cannot_take_all() {
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let mut rig = Rig::with(limits, vec![rule("a.example")]).await;
+    let server = rig.echo("a.example").await;
+    rig.site("a.example", "198.51.100.7", 443, server);
+    let first = rig.connect("a.example:443").await.unwrap();
+    let _second = rig.connect("a.example:443").await.unwrap();
+    let (status, denial) = rig.connect("a.example:443").await.unwrap_err();
+    assert_eq!((status, denial.reason.as_str()), (429, "TooManyConnections"));
+    assert_eq!(rig.record().await["status_code"], "TooManyConnections");
+    drop(first);
+    rig.record().await;
+    rig.connect("a.example:443").await.unwrap();
+}
+
+#[tokio::test]
+async fn bytes_are_limited_also_those_of_other_gateways() {
+    let mut rig = Rig::start(Vec::new()).await;
+    let server = rig.echo("a.example").await;
+    rig.site("a.example", "198.51.100.7", 443, server);
+    let mut object = object(2, vec![rule("a.example")]);
+    object.spec.network.as_mut().unwrap().limits =
+        Some(serde_json::from_value(serde_json::json!({"egressBytes": "1Mi"})).unwrap());
+    rig.context.identity.sandboxes.take(Event::Apply(kube::core::DeserializeGuard(Ok(object))));
+    let mut stream = rig.tls_through("a.example:443", "a.example").await.unwrap();
+    let flooding = async {
+        let mut back = [0; 1000];
+        loop {
+            stream.write_all(&[0; 1000]).await?;
+            stream.read_exact(&mut back).await?;
+        }
+        #[allow(unreachable_code)]
+        Ok::<(), std::io::Error>(())
+    };
+    assert!(timeout(SOON, flooding).await.expect("it ends").is_err());
+    let record = rig.record().await;
+    assert_eq!(record["status_code"], "EgressBytesExceeded");
+    let bytes = record["traffic"]["bytes"].as_i64().unwrap();
+    assert!((1_048_000..1_100_000).contains(&bytes), "{bytes}");
+    assert_eq!(rig.connect("a.example:443").await.unwrap_err().1.reason, "EgressBytesExceeded");
+}
+
+#[tokio::test]
+async fn what_the_sidecar_says_of_other_gateways_counts() {
+    let rig = Rig::start(Vec::new()).await;
+    let server = rig.echo("a.example").await;
+    rig.site("a.example", "198.51.100.7", 443, server);
+    let sandbox = object(2, vec![rule("a.example")]);
+    let mut limited = sandbox.clone();
+    limited.spec.network.as_mut().unwrap().limits =
+        Some(serde_json::from_value(serde_json::json!({"egressBytes": "1Mi"})).unwrap());
+    rig.context.identity.sandboxes.take(Event::Apply(kube::core::DeserializeGuard(Ok(limited))));
+    rig.connect_as("a.example:443", "good", 1000).await.unwrap();
+    let (status, denial) = rig.connect_as("a.example:443", "good", 2 << 20).await.unwrap_err();
+    assert_eq!((status, denial.reason.as_str()), (403, "EgressBytesExceeded"));
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_is_counted_and_not_recorded_one_by_one() {
+    let mut rig = Rig::start(Vec::new()).await;
+    for _ in 0..60 {
+        let _ = rig.connect_as("a.example:443", "bad", 0).await;
+    }
+    sleep(Duration::from_millis(600)).await;
+    let _ = rig.connect_as("a.example:443", "bad", 0).await;
+    let mut recorded = 0;
+    loop {
+        let record = rig.record().await;
+        recorded += 1;
+        if let Some(suppressed) = record["unmapped"]["suppressed"].as_u64() {
+            assert!(suppressed > 0, "{record}");
+            break;
+        }
+    }
+    assert!(recorded < 40, "{recorded}");
+}
