@@ -1,6 +1,5 @@
 //! How strongly the agent is separated from its node.
-use k8s_openapi::api::{core::v1::Pod, node::v1::RuntimeClass};
-use kube::Api;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use crate::support::{
@@ -46,10 +45,7 @@ fn user_namespace_required_with_a_runtime_class_is_refused() {
 #[test]
 fn gvisor_runs_the_agent_and_its_policy_holds() {
     shared("gvisor", |test| async move {
-        let classes: Api<RuntimeClass> = Api::all(test.client.clone());
-        if classes.get_opt("gvisor").await.unwrap().is_none() {
-            assert_ne!(std::env::var("E2E_REQUIRE_GVISOR").as_deref(), Ok("1"), "no RuntimeClass gvisor");
-            eprintln!("this cluster has no RuntimeClass gvisor: not tested");
+        if !test.has_gvisor().await {
             return;
         }
         let script = format!(
@@ -74,9 +70,7 @@ fn gvisor_runs_the_agent_and_its_policy_holds() {
 #[test]
 fn gvisor_does_not_let_the_agent_stop_its_guard() {
     shared("gvisor-guard", |test| async move {
-        let classes: Api<RuntimeClass> = Api::all(test.client.clone());
-        if classes.get_opt("gvisor").await.unwrap().is_none() {
-            eprintln!("this cluster has no RuntimeClass gvisor: not tested");
+        if !test.has_gvisor().await {
             return;
         }
         let script = r"

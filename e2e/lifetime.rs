@@ -86,7 +86,10 @@ fn the_record_of_a_stubborn_agent_with_little_cpu_stays() {
         tokio::time::sleep(secs(5)).await;
         let kept = test.api::<Pod>().get(&pod).await.unwrap().metadata;
         assert_eq!(kept.deletion_timestamp, None, "the Pod stays");
-        assert!(!test.pod_log(&pod, "sidecar").await.is_empty(), "and so does its record");
+        let records = agent::lines(&test.pod_log(&pod, "sidecar").await);
+        let last = records.iter().find(|record| record["message"] == "The agent ended");
+        let last = last.unwrap_or_else(|| panic!("and so does its record, to the end: {records:#?}"));
+        assert_eq!(last["status_code"], "DeadlineExceeded", "{last:#}");
     });
 }
 
@@ -176,6 +179,32 @@ fn a_finalizer_does_not_keep_the_agent_of_a_deleted_sandbox_running() {
         let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
         test.api::<AgentSandbox>().patch("agent", &PatchParams::default(), &release).await.unwrap();
         test.gone::<AgentSandbox>("agent", secs(30)).await;
+        test.gone::<NetworkPolicy>(&pod, secs(60)).await;
+    });
+}
+
+/// What somebody else wants to know before the Pod goes is nothing to the agent, nor to the operator.
+#[test]
+fn a_finalizer_of_the_pod_does_not_keep_the_agent_running() {
+    shared("pod-finalizer", |test| async move {
+        test.sandbox("agent", ENDLESS, json!({"timeout": "10m"})).await;
+        test.running("agent").await;
+        let pod = test.pod_name("agent").await;
+        let finalizers = |names: serde_json::Value| Patch::Merge(json!({"metadata": {"finalizers": names}}));
+        let api = test.api::<Pod>();
+        api.patch(&pod, &PatchParams::default(), &finalizers(json!(["example.test/wait"]))).await.unwrap();
+        test.delete("agent").await;
+        crate::support::wait_for("the agent to end", secs(60), || async {
+            let status = api.get(&pod).await.expect("the Pod stays while somebody holds it").status?;
+            let agents = status.container_statuses.unwrap_or_default();
+            agents.iter().all(|c| c.state.as_ref().is_some_and(|s| s.terminated.is_some())).then_some(())
+        })
+        .await;
+        // The operator goes on with others.
+        test.run("other", "say(hello='world')", json!({})).await;
+        api.patch(&pod, &PatchParams::default(), &finalizers(json!(null))).await.unwrap();
+        test.gone::<Pod>(&pod, secs(60)).await;
+        test.gone::<AgentSandbox>("agent", secs(60)).await;
         test.gone::<NetworkPolicy>(&pod, secs(60)).await;
     });
 }

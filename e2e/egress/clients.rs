@@ -63,16 +63,7 @@ fn run(name: &'static str, isolation: Value, names: &'static [&'static str]) {
             panic!("CLIENTS_IMAGE is not set: scripts/clients-image builds it");
         };
         test.probe().await;
-        let mut code = test.api::<k8s_openapi::api::core::v1::ConfigMap>().get("probe").await.unwrap();
-        code.data
-            .as_mut()
-            .unwrap()
-            .insert("clients.py".to_owned(), format!("from probe import *\n{CLIENTS}"));
-        code.metadata.managed_fields = None;
-        test.api::<k8s_openapi::api::core::v1::ConfigMap>()
-            .replace("probe", &kube::api::PostParams::default(), &code)
-            .await
-            .unwrap();
+        test.add_to_probe("clients.py", &format!("from probe import *\n{CLIENTS}")).await;
         let only: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let script = format!(
             "from clients import *\nonly = {}\nclients = {{k: v for k, v in clients.items() if k in only}}\n{ALL}",

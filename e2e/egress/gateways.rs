@@ -3,19 +3,16 @@ use std::time::Duration;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{all_done, host, none_done};
+use super::{all_done, host, none_done, tcp};
 use crate::support::{Test, agent, exclusive, secs, shared, wait_for};
 
 const GATEWAY: &str = "agentsandbox-gateway";
 
-fn tcp(name: &str) -> Value {
-    json!({"host": name, "ports": [7000], "protocol": "TCP"})
-}
-
 impl Test {
-    async fn gateway_pods(&self) -> Vec<Pod> {
+    /// Pods of the gateways.
+    pub async fn gateway_pods(&self) -> Vec<Pod> {
         let ours = ListParams::default().labels("app.kubernetes.io/component=gateway");
         self.system::<Pod>().list(&ours).await.unwrap().items
     }

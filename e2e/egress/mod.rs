@@ -6,9 +6,15 @@ mod clients;
 mod gate;
 mod gateways;
 mod identity;
+mod limits;
+mod many;
 mod names;
+mod node;
 mod protocols;
+mod ssh;
 
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::support::{Test, agent, environment, internet::ALLOWED, sandbox::merge};
@@ -18,6 +24,11 @@ const PROBE: &str = include_str!("probe.py");
 /// One host rule.
 pub fn host(pattern: &str, ports: &[u16]) -> Value {
     json!({"host": pattern, "ports": ports})
+}
+
+/// A rule for the echo server of one name.
+pub fn tcp(name: &str) -> Value {
+    json!({"host": name, "ports": [7000], "protocol": "TCP"})
 }
 
 /// The script's first lines.
@@ -40,6 +51,12 @@ impl Test {
             "data": {"probe.py": PROBE, "ca.pem": authority},
         });
         self.create(&map).await.unwrap();
+    }
+
+    /// Puts one more file beside the probe.
+    pub async fn add_to_probe(&self, name: &str, text: &str) {
+        let patch = Patch::Merge(json!({"data": {name: text}}));
+        self.api::<ConfigMap>().patch("probe", &PatchParams::default(), &patch).await.unwrap();
     }
 
     /// Starts a sandbox that runs `script` with the probe and may reach what `rules` say.

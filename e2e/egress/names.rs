@@ -45,6 +45,42 @@ fn another_name_of_the_same_address_is_not_reached() {
     });
 }
 
+/// E14: names of one server with one certificate are not merged: each has an address of its own, over which only it is
+/// asked for, though the other is allowed, too.
+#[test]
+fn names_of_one_server_stay_apart() {
+    shared("egress-coalescing", |test| async move {
+        test.probe().await;
+        let script = r"
+names = ('one.asbx.test', 'two.asbx.test')
+trial('addresses', lambda: [a for name in names for a in resolve(name)])
+for name, other in (names, names[::-1]):
+    trial(f'{name} own', lambda: https(name))
+    # As a client does that takes one connection for both: HTTP/1 by its Host, TLS by its server name, HTTP/2 at once.
+    trial(f'{name} host', lambda: http(name, ask=other))
+    trial(f'{name} sni', lambda: https(name, name=other))
+    trial(f'{name} proxied', lambda: by_proxy(f'{name}:80', lambda s: request(s, other)))
+    trial(f'{name} h2', lambda: raw(name, 80, b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + b'\0\0\0\4\0\0\0\0\0'))
+";
+        let control = test.control_tries(script).await;
+        let same = tried(&control, "addresses").1.as_array().unwrap();
+        assert!(same.len() == 2 && same[0] == same[1], "outside they have one address: {control:#?}");
+        let rules = [host("one.asbx.test", &[80, 443]), host("two.asbx.test", &[80, 443])];
+        let said = test.tries(script, &rules).await;
+        let own = tried(&said, "addresses").1.as_array().unwrap();
+        assert!(own.len() == 2 && own[0] != own[1], "each has one of its own: {said:#?}");
+        for name in ["one.asbx.test", "two.asbx.test"] {
+            all_done(&said, &[&format!("{name} own")]);
+            all_done(
+                &control,
+                &["own", "host", "sni"].map(|what| format!("{name} {what}")).each_ref().map(|n| &**n),
+            );
+            let mixed = ["host", "sni", "proxied", "h2"].map(|what| format!("{name} {what}"));
+            none_done(&said, &mixed.each_ref().map(|name| &**name));
+        }
+    });
+}
+
 #[test]
 fn patterns_reach_as_deep_as_they_say() {
     shared("egress-patterns", |test| async move {

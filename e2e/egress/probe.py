@@ -131,12 +131,15 @@ def question(name, kind=1, server="127.0.0.1", tcp=False, wait=3):
     if tcp:
         with socket.create_connection((server, 53), wait) as stream:
             stream.sendall(struct.pack(">H", len(message)) + message)
-            answer = stream.recv(4096)[2:]
+            with stream.makefile("rb") as answers:
+                answer = answers.read(struct.unpack(">H", answers.read(2).rjust(2, b"\0"))[0])
     else:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             s.settimeout(wait)
             s.sendto(message, (server, 53))
             answer = s.recv(4096)
+    if len(answer) < 12:
+        raise EOFError(f"{answer!r} is no answer")
     return [answer[3] & 15, struct.unpack(">H", answer[6:8])[0]]
 
 

@@ -39,7 +39,7 @@ impl Zone {
         let label = name.strip_suffix(".asbx.test")?;
         let found = match label {
             // Three names of one address, as on a content delivery network.
-            "one" | "two" | "api" => vec![first],
+            "one" | "two" | "api" | "forged" => vec![first],
             "other" => vec![second],
             "private" => vec![private],
             "metadata" => vec![v4(169, 254, 169, 254)],
@@ -71,7 +71,13 @@ impl Zone {
         reply.metadata.recursion_desired = asked.metadata.recursion_desired;
         reply.metadata.recursion_available = true;
         reply.metadata.authoritative = true;
+        let label = text.split('.').next().unwrap_or_default().to_ascii_lowercase();
+        // Somebody who did not see the question guesses its number.
+        if label == "forged" {
+            reply.metadata.id = asked.metadata.id.wrapping_add(1);
+        }
         match self.addresses(&text) {
+            _ if label == "broken" => reply.metadata.response_code = ResponseCode::ServFail,
             None => reply.metadata.response_code = ResponseCode::NXDomain,
             Some((ttl, addresses)) => {
                 let data = addresses.into_iter().filter_map(|address| match (address, query.query_type()) {

@@ -1,5 +1,6 @@
 //! The "Internet" of the end-to-end tests: on every address given a TCP echo (7000), a UDP echo (7001), a name server
-//! (53), HTTP (80) and HTTPS (443) that answer with the address, the host and the server name asked. It runs in a network namespace that the cluster's node routes to.
+//! (53), HTTP (80) and HTTPS (443) that answer with the address, the host and the server name asked. It runs in a network
+//! namespace that the cluster's node routes to.
 #![allow(clippy::print_stdout, reason = "a test server says on its output what it serves")]
 use std::{
     net::{IpAddr, SocketAddr},
@@ -34,8 +35,8 @@ const TCP_ECHO: u16 = 7000;
 const UDP_ECHO: u16 = 7001;
 const HTTP: u16 = 80;
 const HTTPS: u16 = 443;
-/// Connections at one time, over all servers.
-const CONNECTIONS: usize = 512;
+/// Connections at one time, over all servers: some tests make as many as one sandbox may have.
+const CONNECTIONS: usize = 2048;
 /// Longest life of one connection.
 const CONNECTION_LIFE: Duration = Duration::from_mins(5);
 /// Longest request head, in bytes.
@@ -65,6 +66,9 @@ struct Options {
     /// A Redis server on the first address, where the machine has the program.
     #[arg(long)]
     redis: bool,
+    /// Program that serves the files' `repo.git` by SSH (22) on the first address; its key is written to `ssh_host_key.pub`.
+    #[arg(long, requires = "files")]
+    git_ssh: Option<PathBuf>,
     /// End when standard input closes, so that the servers never outlive the tests that started them.
     #[arg(long)]
     while_stdin_open: bool,
@@ -83,9 +87,11 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    raise_descriptors()?;
     let tls = acceptor(&options)?;
     let files: Option<Arc<Path>> = options.files.clone().map(Into::into);
     let _redis = options.redis.then(|| redis(&options)).transpose()?;
+    let _git = options.git_ssh.as_deref().map(|program| git_ssh(program, &options)).transpose()?;
     let zone = Arc::new(dns::Zone::default());
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     for address in &options.addresses {
@@ -213,6 +219,25 @@ fn redis(options: &Options) -> std::io::Result<tokio::process::Child> {
         .stdout(std::process::Stdio::null())
         .kill_on_drop(true)
         .spawn()
+}
+
+/// Starts an SSH server of the git repository that ends with this program.
+fn git_ssh(program: &Path, options: &Options) -> std::io::Result<tokio::process::Child> {
+    let address = options.addresses.first().map(ToString::to_string).unwrap_or_default();
+    let files = options.files.clone().unwrap_or_default();
+    tokio::process::Command::new(program)
+        .arg(format!("{address}:22"))
+        .arg(files.join("repo.git"))
+        .arg(options.state_dir.join("ssh_host_key.pub"))
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+}
+
+/// Lets this process have as many connections as it serves.
+fn raise_descriptors() -> nix::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 /// The file that `path` names, if it is one below `root`.

@@ -5,6 +5,7 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     coordination::v1::Lease,
     core::v1::{Node, Pod, Service},
+    node::v1::RuntimeClass,
 };
 use kube::{
     Api,
@@ -114,6 +115,20 @@ impl Test {
         let node = nodes.list(&kube::api::ListParams::default()).await.unwrap().items.remove(0);
         let addresses = node.status.unwrap().addresses.unwrap_or_default();
         addresses.into_iter().find(|a| a.type_ == "InternalIP").unwrap().address
+    }
+
+    /// Whether the cluster has the RuntimeClass `gvisor`; says so where not.
+    ///
+    /// # Panics
+    /// When it has to.
+    pub async fn has_gvisor(&self) -> bool {
+        let classes: Api<RuntimeClass> = Api::all(self.client.clone());
+        if classes.get_opt("gvisor").await.unwrap().is_some() {
+            return true;
+        }
+        assert_ne!(std::env::var("E2E_REQUIRE_GVISOR").as_deref(), Ok("1"), "no RuntimeClass gvisor");
+        eprintln!("this cluster has no RuntimeClass gvisor: not tested");
+        false
     }
 
     /// Objects of a kind in the operator's namespace.

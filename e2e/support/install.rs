@@ -1,11 +1,17 @@
 //! Installs the operator once per run, as a user would: through the Helm charts.
 use std::process::Command;
 
+use agentsandbox::api::v1alpha1::AgentSandbox;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, api::DeleteParams};
+use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::{
+    Test,
     environment::{environment, output_of},
     internet::ALLOWED,
+    secs,
 };
 
 static DEFINITIONS: OnceCell<()> = OnceCell::const_new();
@@ -60,8 +66,34 @@ pub async fn operator() {
             }
             helm.args(["--wait", "--timeout", "180s"]);
             output_of(helm).await;
+            serving().await;
         })
         .await;
+}
+
+/// Waits until a sandbox starts and ends well: Pods that are ready are not all that the first test needs. A controller has
+/// to lead, and a gateway to have met the canary.
+async fn serving() {
+    // Where nothing is enforced no agent ever starts.
+    if environment().get("CLUSTER_POLICY").as_deref() == Some("ignored") {
+        return;
+    }
+    let test = Test::in_namespace_for("warm-up").await;
+    let sandboxes = test.api::<AgentSandbox>();
+    for attempt in 1..=3 {
+        let name = format!("first-{attempt}");
+        test.sandbox(&name, "pass", json!({"startupTimeout": "80s"})).await;
+        let outcome =
+            test.wait_status(&name, "the first sandbox to end", secs(110), |s| s.outcome.clone()).await;
+        if outcome.reason == "Completed" {
+            let namespaces: Api<Namespace> = Api::all(test.client.clone());
+            let _ = namespaces.delete(&test.namespace, &DeleteParams::background()).await;
+            return;
+        }
+        eprintln!("the operator does not serve yet: {outcome:?}");
+        let _ = sandboxes.delete(&name, &DeleteParams::default()).await;
+    }
+    panic!("the operator is installed and no sandbox completes: see namespace {}", test.namespace);
 }
 
 /// Ranges of the cluster's Pods, Services and nodes, as JSON. The harness writes them with the commas escaped for helm.

@@ -74,8 +74,12 @@ pub async fn serve() {
                 let made = Command::new("python3").arg(script).arg(&site).status().unwrap();
                 assert!(made.success(), "{script} made no files");
             }
-            let child = Command::new("nsenter")
-                .args([&namespace, env!("CARGO_BIN_EXE_e2e-internet"), "--while-stdin-open"])
+            let mut servers = Command::new("nsenter");
+            servers.args([&namespace, env!("CARGO_BIN_EXE_e2e-internet"), "--while-stdin-open"]);
+            if let Some(program) = environment().get("GIT_SSH").filter(|_| served.is_empty()) {
+                servers.args(["--git-ssh", &program]);
+            }
+            let child = servers
                 .args(["--redis", "--ready-file", mine, "--ca-file", ca, "--state-dir"])
                 .arg(&state)
                 .arg("--files")

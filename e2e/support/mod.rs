@@ -5,6 +5,7 @@ pub mod audit;
 pub mod cluster;
 pub mod diagnostics;
 pub mod environment;
+pub mod image;
 pub mod install;
 pub mod internet;
 pub mod sandbox;
@@ -39,6 +40,14 @@ pub struct Test {
     pub client: Client,
     /// Namespace of this test; it enforces Pod Security `restricted`.
     pub namespace: String,
+}
+
+impl Test {
+    /// A namespace of its own.
+    async fn in_namespace_for(name: &str) -> Self {
+        let client = environment().client().await;
+        Self { namespace: make_namespace(&client, name).await, client }
+    }
 }
 
 /// Runs a test beside others.
@@ -94,8 +103,7 @@ where
     F: FnOnce(Test) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let client = environment().client().await;
-    let test = Test { namespace: make_namespace(&client, name).await, client };
+    let test = Test::in_namespace_for(name).await;
     let task = tokio::spawn(body(test.clone()));
     let ended = tokio::time::timeout(scaled(TEST_LIFE), task).await;
     let failure: Option<Box<dyn std::any::Any + Send>> = match ended {

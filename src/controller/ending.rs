@@ -12,6 +12,9 @@ use crate::init::report::{Cause, REPORT_VERSION, TerminationReport};
 /// Bytes that a termination message may have; the kubelet cuts there.
 const MESSAGE_LIMIT: usize = 4096;
 
+/// In place of words of `sandbox-init` that cannot be told from the agent's.
+const IN_THE_LOG: &str = "the agent's container says why in its log";
+
 /// How a sandbox ended, or why it has to end.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ending {
@@ -109,8 +112,8 @@ fn by_container(
     }
     match report.map(|r| r.cause) {
         Some(Cause::DeadlineExceeded) => ("DeadlineExceeded", said()),
-        Some(Cause::InvalidCommand) => ("InvalidCommand", said()),
-        Some(Cause::NotContained) => (NOT_CONTAINED, said()),
+        Some(Cause::InvalidCommand) => ("InvalidCommand", said_or(IN_THE_LOG.to_owned())),
+        Some(Cause::NotContained) => (NOT_CONTAINED, said_or(IN_THE_LOG.to_owned())),
         Some(Cause::OutOfMemory) => ("OutOfMemory", said()),
         Some(Cause::AuditLost) => ("AuditLost", said()),
         Some(Cause::Terminated) => ("PodDeleted", said()),

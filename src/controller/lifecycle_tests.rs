@@ -159,6 +159,12 @@ fn under_a_runtime_class_only_what_the_kubelet_confirms_is_taken() {
         ("DeadlineExceeded", None, None)
     );
     assert_eq!((outcome.message, report), (None, None));
+    // Where nothing of the report can be shown, it is in the log.
+    for (code, cause) in [(125, "NotContained"), (127, "InvalidCommand")] {
+        let (outcome, _) = of(ended(code, "Error", &said(cause, None, None)));
+        assert_eq!(reason(&outcome), cause);
+        assert!(outcome.message.is_some_and(|message| message.contains("in its log")));
+    }
     let (outcome, _) = of(ended(139, "Error", &said("Signaled", None, Some(11))));
     assert_eq!((reason(&outcome).as_str(), outcome.signal), ("AgentFailed", Some(11)));
     let (outcome, report) = of(ended(3, "Error", &said("Exited", Some(3), None)));
