@@ -1,4 +1,4 @@
-//! Tests of [`super`].
+//! The relay, with one end in memory and the other on loopback.
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
@@ -22,7 +22,8 @@ async fn rig(limits: Limits) -> Rig {
     let live = Arc::new(Live::new(Arc::new(sandbox_with_bytes(1, 1 << 30)), &limits));
     let shared = Arc::clone(&live);
     let relay = tokio::spawn(async move {
-        let (meter, mut inner) = (Meter::default(), BufReader::new(inner));
+        // As much at a time as a full record has.
+        let (meter, mut inner) = (Meter::default(), BufReader::with_capacity(RECORD, inner));
         let end = Relay::new(&mut inner, &mut upstream, None, b"first ".to_vec(), (&meter, &shared, &limits))
             .run()
             .await;
@@ -34,7 +35,8 @@ async fn rig(limits: Limits) -> Rig {
 #[tokio::test]
 async fn bytes_pass_both_ways_and_are_counted() {
     let mut rig = rig(Limits::default()).await;
-    let (up, down) = (vec![1_u8; 3_000_000], vec![2_u8; 2_000_000]);
+    let numbers = |count: u32| (0..count).map(|i| u8::try_from(i % 251).unwrap()).collect::<Vec<u8>>();
+    let (up, down) = (numbers(3_000_000), numbers(2_000_000));
     let (mut from_agent, mut to_agent) = tokio::io::split(rig.agent);
     let (mut from_server, mut to_server) = rig.server.into_split();
     let sending = tokio::spawn({
