@@ -118,7 +118,8 @@ pub struct Canary {
 #[serde(rename_all = "camelCase")]
 pub struct Denial {
     /// One word, see [`crate::policy::Reason`]; or `Unauthenticated`, `PolicyUnknown`, `ResolutionFailed`,
-    /// `AddressRefused`, `DialFailed`, `TooManyConnections`, `EgressBytesExceeded`, `Draining` (ask another gateway),
+    /// `AddressRefused`, `DialFailed`, `TooManyConnections`, `EgressBytesExceeded`, `GatewayBusy` and `Draining` (ask
+    /// another gateway),
     /// `BadRequest`, `TooSlow`.
     pub reason: String,
     /// For the agent: what was refused, and what the owner of the sandbox has to write to allow it.

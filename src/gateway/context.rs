@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::canary::Canary;
 use super::dial::Dialer;
@@ -26,6 +26,8 @@ pub struct Context {
     pub sources: Sources,
     /// What one sandbox may use.
     pub limits: Limits,
+    /// Room for connections to servers.
+    pub tunnels: Semaphore,
     /// From names to addresses.
     pub resolver: Resolver,
     /// Which addresses may be dialled.

@@ -13,7 +13,7 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 
 /// Bytes that the kernel may keep for a connection in each direction; the node's own limit may be lower. Without it an
 /// agent that reads nothing could have six million kept for each of its connections.
-const KERNEL_BUFFER: u32 = 1 << 20;
+const KERNEL_BUFFER: u32 = 256 * 1024;
 
 /// Makes a connection. There are others than TCP only in tests.
 type Connect = dyn Fn(SocketAddr) -> BoxFuture<'static, std::io::Result<TcpStream>> + Send + Sync;

@@ -2,7 +2,8 @@
 //!
 //! A watch says that it broke, and nothing when it stands again and nothing has changed. So while one broke the API server
 //! is asked for its version every few seconds, and only then.
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kube::{Client, Error};
 use prometheus_client::metrics::gauge::Gauge;
@@ -12,10 +13,15 @@ use tokio::time::{sleep, timeout};
 /// Time between two questions.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// As many questions long no watch may break before all is well: they try again every half a minute at the latest.
+const QUIET: u32 = 8;
+
 /// Since when the gateway goes by what it knew before.
 #[derive(Debug)]
 pub struct Freshness {
     since: watch::Sender<Option<SystemTime>>,
+    /// When a watch broke last.
+    last: Mutex<Instant>,
     /// The same in seconds since 1970; 0 while all is fresh.
     gauge: Gauge,
 }
@@ -23,11 +29,12 @@ pub struct Freshness {
 impl Freshness {
     /// Fresh, as `gauge` tells from now on.
     pub fn new(gauge: Gauge) -> Self {
-        Self { since: watch::Sender::new(None), gauge }
+        Self { since: watch::Sender::new(None), last: Mutex::new(Instant::now()), gauge }
     }
 
     /// A watch broke.
     pub fn lost(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.since.send_if_modified(|since| {
             let first = since.is_none();
             if first {
@@ -38,6 +45,10 @@ impl Freshness {
             }
             first
         });
+    }
+
+    fn lost_since(&self, while_ago: Duration) -> bool {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < while_ago
     }
 
     /// Finds out when it is over, for ever.
@@ -52,6 +63,8 @@ impl Freshness {
             let _ = since.wait_for(Option::is_some).await;
             sleep(every).await;
             match timeout(EVERY, client.apiserver_version()).await {
+                // Another watch may still be broken: it would have said so by now.
+                _ if self.lost_since(every.saturating_mul(QUIET)) => {}
                 // Who refuses an answer is there.
                 Ok(Ok(_) | Err(Error::Api(_))) => {
                     self.since.send_replace(None);

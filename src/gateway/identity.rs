@@ -99,6 +99,14 @@ impl Identity {
         if !same {
             return Err(never("the token's Pod is not the one of its sandbox"));
         }
+        match &sandbox.pod_uid {
+            Some(uid) if *uid == claim.uid => {}
+            Some(_) => return Err(never("the token's Pod is not the one that the operator made")),
+            None => {
+                let message = "status of the sandbox does not name its Pod yet";
+                return Err(not_yet(Cause::PolicyUnknown, message));
+            }
+        }
         let pod = PodIdentity { name: claim.name.clone(), uid: claim.uid.clone() };
         Ok(Peer { pod, sandbox, live })
     }
@@ -160,6 +168,14 @@ mod tests {
             Err(Cause::Unauthenticated),
             "another namespace"
         );
+        identity.pods.take(Event::Apply(pod(&name, "p-9", "Running")));
+        let made_by_another = cause(format!("team-a/{name}/p-9")).await;
+        assert_eq!(
+            made_by_another,
+            Err(Cause::Unauthenticated),
+            "a Pod of the name that status does not have"
+        );
+        identity.pods.take(Event::Apply(pod(&name, "p-1", "Running")));
         identity.pods.take(Event::Apply(pod("claimed", "p-2", "Running")));
         assert_eq!(
             cause("team-a/claimed/p-2".to_owned()).await,

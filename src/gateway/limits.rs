@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 /// What a sandbox may use of a gateway.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Connections to servers of all sandboxes at a time: what one takes of memory is bounded, and so all of it.
+    pub tunnels: usize,
     /// Connections of one sandbox at a time.
     pub connections: usize,
     /// New connections of one sandbox a second, in the long run; twice as many at once.
@@ -27,6 +29,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            tunnels: 4000,
             connections: 256,
             rate: 50,
             streams: 4,

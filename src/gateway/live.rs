@@ -17,6 +17,9 @@ use crate::policy::HostName;
 /// Time between two notices of refusals to the owner of one sandbox.
 const NOTICE_EVERY: Duration = Duration::from_mins(1);
 
+/// Policy streams of one sandbox at once, and how many more a second.
+const STREAMS: (u32, u32) = (20, 1);
+
 /// What one sandbox does on this gateway.
 #[derive(Debug)]
 pub struct Live {
@@ -24,6 +27,7 @@ pub struct Live {
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     next: AtomicU64,
     rate: Mutex<Bucket>,
+    streams: Mutex<Bucket>,
     moved: AtomicI64,
     most: AtomicI64,
     notices: Mutex<(Option<Instant>, u64)>,
@@ -41,6 +45,7 @@ impl Live {
             connections: Mutex::default(),
             next: AtomicU64::new(0),
             rate: Mutex::new(Bucket::new(limits.rate, limits.rate.saturating_mul(2), Instant::now())),
+            streams: Mutex::new(Bucket::new(STREAMS.1, STREAMS.0, Instant::now())),
             moved: AtomicI64::new(0),
             most,
             notices: Mutex::default(),
@@ -109,6 +114,17 @@ impl Live {
         Err(Refusal::new(Cause::TooManyConnections, message))
     }
 
+    /// The same for a policy stream. By themselves, so that an agent's connections do not keep its sidecar from them.
+    pub fn admit_stream(&self) -> Result<(), Refusal> {
+        if self.streams.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Cause::TooManyConnections,
+            "more than one new policy stream of one sandbox a second",
+        ))
+    }
+
     /// Counts a refusal of too many connections. `Some` if it should be recorded, with the number of those before it
     /// that were not.
     pub fn overflow(&self, now: Instant) -> Option<u64> {
@@ -145,7 +161,8 @@ impl Live {
 
     /// At least this many bytes were moved: what the sidecar knows of all gateways.
     pub fn moved_at_least(&self, bytes: i64) {
-        self.moved.fetch_max(bytes, Ordering::SeqCst);
+        let before = self.moved.fetch_max(bytes, Ordering::SeqCst);
+        self.reached(before, bytes);
     }
 
     /// Whether the sandbox has moved the bytes that it may.
@@ -156,11 +173,30 @@ impl Live {
     /// Counts bytes; when they are too many, every connection of the sandbox ends.
     pub fn count(&self, bytes: u64) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let before = self.moved.fetch_add(bytes, Ordering::SeqCst);
+        let add = |moved: i64| Some(moved.saturating_add(bytes));
+        let before = match self.moved.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add) {
+            Ok(before) | Err(before) => before,
+        };
+        self.reached(before, before.saturating_add(bytes));
+    }
+
+    /// Ends every connection when the bytes that were moved have become too many.
+    fn reached(&self, before: i64, now: i64) {
         let most = self.most.load(Ordering::SeqCst);
-        if before < most && before.saturating_add(bytes) >= most {
+        if before < most && now >= most {
             self.end_tunnels(Ending::BytesExceeded);
         }
+    }
+
+    /// What was taken was not told after all.
+    pub fn put_back(&self, refusals: Refusals) {
+        self.later.send_modify(|later| {
+            if later.count == 0 {
+                *later = refusals;
+            } else {
+                later.count = later.count.saturating_add(refusals.count);
+            }
+        });
     }
 
     /// Counts `count` refusals. `Some` if the owner should be told of the last of them now, with the number of those
@@ -305,6 +341,7 @@ mod tests {
         let b = live.enter("p", Some(target("a.example")), &limits).unwrap();
         live.count(6000);
         assert_eq!(now(a.ended()), None);
+        assert_eq!(now(b.ended()), None);
         live.moved_at_least(7000);
         live.moved_at_least(10);
         live.count(3000);
@@ -313,6 +350,13 @@ mod tests {
         assert!(live.exceeded());
         live.update(Some(Arc::new(sandbox_with_bytes(2, 100_000))));
         assert!(!live.exceeded(), "a raised limit opens again");
+        let d = live.enter("p", Some(target("a.example")), &limits).unwrap();
+        live.moved_at_least(i64::MAX);
+        live.count(1);
+        assert_eq!(now(d.ended()), Some(Ending::BytesExceeded), "also by what was moved elsewhere");
+        assert!(live.exceeded(), "the sum does not start again");
+        let live = Arc::new(Live::new(Arc::new(sandbox_with_bytes(2, 100_000)), &limits));
+        live.count(10_000);
         let c = live.enter("p", Some(target("a.example")), &limits).unwrap();
         live.update(Some(Arc::new(sandbox_with_bytes(3, 5000))));
         assert_eq!(now(c.ended()), Some(Ending::BytesExceeded));

@@ -108,7 +108,8 @@ fn event(notice: &Notice, instance: &str, now: Timestamp) -> Event {
     let identity = &notice.sandbox.identity;
     Event {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}.", identity.name)),
+            // What is generated is put behind it: a dot there would not be a name for the API server.
+            generate_name: Some(format!("{}-", identity.name)),
             namespace: Some(identity.namespace.clone()),
             ..ObjectMeta::default()
         },
@@ -158,6 +159,7 @@ mod tests {
         assert!(received.try_recv().is_err());
         let event = event(&notice, "gateway-0", Timestamp::UNIX_EPOCH);
         assert_eq!(event.regarding.unwrap().uid.as_deref(), Some("s-1"));
+        assert_eq!(event.metadata.generate_name.as_deref(), Some("fix-"));
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub struct Options {
     /// Connections in all.
     #[arg(long, env = "AGENTSANDBOX_MAX_CONNECTIONS", default_value_t = 20_000)]
     pub max_connections: usize,
+    /// Of those, connections to servers: waiting sidecars cost little, and connections that move bytes much.
+    #[arg(long, env = "AGENTSANDBOX_MAX_TUNNELS", default_value_t = 4000)]
+    pub max_tunnels: usize,
     /// Connections of one sandbox at a time.
     #[arg(long, env = "AGENTSANDBOX_SANDBOX_CONNECTIONS", default_value_t = 256)]
     pub sandbox_connections: usize,
@@ -80,6 +83,7 @@ impl Options {
     /// What one sandbox may use.
     pub fn limits(&self) -> Limits {
         Limits {
+            tunnels: self.max_tunnels,
             connections: self.sandbox_connections,
             rate: self.sandbox_rate,
             head: self.header_timeout,

@@ -30,14 +30,14 @@ where
     if context.is_draining() {
         return Err(Refusal::new(Cause::Draining, "this gateway is about to end"));
     }
-    peer.live.admit(&context.limits)?;
+    peer.live.admit_stream()?;
     let entered = peer.live.enter(&peer.pod.uid, None, &context.limits)?;
     let (mut changes, mut report) = (peer.live.watch(), Vec::new());
     let mut out = HEAD.to_vec();
     loop {
         let sandbox = changes.borrow_and_update().clone();
         let refused = peer.live.take_untold();
-        let line = sandbox.as_deref().and_then(|sandbox| line(context, sandbox, refused));
+        let line = sandbox.as_deref().and_then(|sandbox| line(context, sandbox, refused.clone()));
         match line {
             Some(mut line) => out.append(&mut line),
             // Nothing is said, so that it may be said later: the sidecar asks again.
@@ -51,6 +51,9 @@ where
             agent.flush().await
         };
         if !matches!(timeout(PATIENCE, writing).await, Ok(Ok(()))) {
+            if let Some(refusals) = refused {
+                peer.live.put_back(refusals);
+            }
             return Ok(());
         }
         out.clear();

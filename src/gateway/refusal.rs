@@ -30,6 +30,8 @@ pub enum Cause {
     TooManyConnections,
     /// The sandbox has moved the bytes that it may.
     EgressBytesExceeded,
+    /// This gateway has as many connections as it takes.
+    Busy,
     /// This gateway is about to end.
     Draining,
 }
@@ -48,6 +50,7 @@ impl Cause {
             Self::DialFailed => "DialFailed",
             Self::TooManyConnections => "TooManyConnections",
             Self::EgressBytesExceeded => "EgressBytesExceeded",
+            Self::Busy => "GatewayBusy",
             Self::Draining => "Draining",
         }
     }
@@ -61,7 +64,9 @@ impl Cause {
             Self::Unauthenticated => "401 Unauthorized",
             Self::ResolutionFailed | Self::DialFailed => "502 Bad Gateway",
             Self::TooManyConnections => "429 Too Many Requests",
-            Self::Unverifiable | Self::PolicyUnknown | Self::Draining => "503 Service Unavailable",
+            Self::Unverifiable | Self::PolicyUnknown | Self::Busy | Self::Draining => {
+                "503 Service Unavailable"
+            }
         }
     }
 
@@ -76,7 +81,7 @@ impl Cause {
 
     /// Whether the connection was allowed and failed for other reasons.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::ResolutionFailed | Self::DialFailed | Self::Draining)
+        matches!(self, Self::ResolutionFailed | Self::DialFailed | Self::Busy | Self::Draining)
     }
 }
 

@@ -113,10 +113,11 @@ impl Resolver {
                 (v6, v4)
             }
         };
-        match (has_addresses(&v6), has_addresses(&v4)) {
-            (false, true) => self.families.lacks(name, RecordType::AAAA, Instant::now()),
-            (true, false) => self.families.lacks(name, RecordType::A, Instant::now()),
-            _ => {}
+        // Only what the name server said it does not have: one that is late or fails may have it the next time.
+        if has_addresses(&v4) && has_none(&v6) {
+            self.families.lacks(name, RecordType::AAAA, Instant::now());
+        } else if has_addresses(&v6) && has_none(&v4) {
+            self.families.lacks(name, RecordType::A, Instant::now());
         }
         (v6, v4)
     }
@@ -126,6 +127,14 @@ type Answer = Result<Lookup, NetError>;
 
 async fn soon(answer: impl Future<Output = Answer>) -> Answer {
     timeout(OTHER_FAMILY, answer).await.unwrap_or(Err(NetError::Timeout))
+}
+
+/// Whether the name server said that there are none.
+fn has_none(answer: &Answer) -> bool {
+    match answer {
+        Ok(_) => !has_addresses(answer),
+        Err(error) => error.is_no_records_found(),
+    }
 }
 
 fn has_addresses(answer: &Answer) -> bool {

@@ -26,6 +26,18 @@ pub struct SlimSandbox {
     /// Part of the spec.
     #[serde(default)]
     pub spec: SlimSpec,
+    /// Part of the status.
+    #[serde(default)]
+    pub status: Option<SlimStatus>,
+}
+
+/// Part of an AgentSandbox's status.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct SlimStatus {
+    /// UID of the Pod that the controller made.
+    #[serde(default)]
+    pub pod_uid: Option<String>,
 }
 
 /// Part of an AgentSandbox's spec.
@@ -75,6 +87,8 @@ pub struct Sandbox {
     pub identity: SandboxIdentity,
     /// Generation of the spec.
     pub generation: i64,
+    /// UID of the Pod that the controller made, once status has it. Who may create Pods can make one of that name.
+    pub pod_uid: Option<String>,
     /// The policy, or why it cannot be read.
     pub policy: Result<EffectivePolicy, String>,
 }
@@ -91,7 +105,9 @@ impl Sandbox {
             Ok(slim) => EffectivePolicy::of(slim.spec.network.as_ref()).map_err(|error| error.to_string()),
             Err(error) => Err(error.error.clone()),
         };
-        Some(Self { identity, generation: meta.generation.unwrap_or(1), policy })
+        let status = guarded.0.as_ref().ok().and_then(|slim| slim.status.as_ref());
+        let pod_uid = status.and_then(|status| status.pod_uid.clone());
+        Some(Self { identity, generation: meta.generation.unwrap_or(1), pod_uid, policy })
     }
 
     /// `namespace/name`.
@@ -247,6 +263,7 @@ pub mod tests {
                 ..ObjectMeta::default()
             },
             spec: SlimSpec { network: Some(Network { egress: rules, ..Network::default() }) },
+            status: Some(SlimStatus { pod_uid: Some("p-1".to_owned()) }),
         }
     }
 

@@ -32,7 +32,7 @@ const SPARE: Duration = Duration::from_secs(30);
 const UNSENT: usize = 32 * 1024;
 
 /// Bytes that the kernel keeps for a sidecar in each direction: enough within a cluster.
-const KERNEL_BUFFER: u32 = 256 * 1024;
+const KERNEL_BUFFER: u32 = 128 * 1024;
 
 /// Connections that wait to be taken.
 const BACKLOG: u32 = 1024;

@@ -17,16 +17,26 @@ const FAILURES: (u32, u32) = (20, 2);
 /// node has Pods.
 const QUESTIONS: (u32, u32) = (200, 20);
 
+/// New connections of one address a second, in new connections of one sandbox: several may be behind it. A handshake costs the
+/// gateway more than its peer. At once there may be as many as in [`BURST`] seconds.
+const SANDBOXES: u32 = 4;
+const BURST: u32 = 5;
+
 /// Addresses that are remembered.
 const MAX_SOURCES: usize = 16_384;
 
 /// Everybody who is not authenticated.
-#[derive(Debug, Clone, Default)]
-pub struct Sources(Arc<Mutex<HashMap<IpAddr, Source>>>);
+#[derive(Debug, Clone)]
+pub struct Sources {
+    all: Arc<Mutex<HashMap<IpAddr, Source>>>,
+    /// New connections of one address a second.
+    rate: u32,
+}
 
 #[derive(Debug)]
 struct Source {
     waiting: usize,
+    arrivals: Bucket,
     failures: Bucket,
     questions: Bucket,
     /// Refusals that nobody was told of.
@@ -36,7 +46,7 @@ struct Source {
 impl Source {
     /// Whether there is nothing to remember of it.
     fn is_fresh(&self, now: Instant) -> bool {
-        self.failures.is_full(now) && self.questions.is_full(now)
+        self.arrivals.is_full(now) && self.failures.is_full(now) && self.questions.is_full(now)
     }
 }
 
@@ -48,10 +58,15 @@ pub struct Waiting {
 }
 
 impl Sources {
+    /// Nobody yet; `rate` new connections of one sandbox a second are allowed.
+    pub fn new(rate: u32) -> Self {
+        Self { all: Arc::default(), rate: rate.saturating_mul(SANDBOXES) }
+    }
+
     /// Lets a connection of `address` wait; `None` when too many do.
     pub fn enter(&self, address: IpAddr) -> Option<Waiting> {
         let now = Instant::now();
-        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() >= MAX_SOURCES && !sources.contains_key(&address) {
             sources.retain(|_, source| source.waiting > 0 || !source.is_fresh(now));
             if sources.len() >= MAX_SOURCES {
@@ -60,11 +75,12 @@ impl Sources {
         }
         let source = sources.entry(address).or_insert_with(|| Source {
             waiting: 0,
+            arrivals: Bucket::new(self.rate, self.rate.saturating_mul(BURST), now),
             failures: Bucket::new(FAILURES.1, FAILURES.0, now),
             questions: Bucket::new(QUESTIONS.1, QUESTIONS.0, now),
             unheard: 0,
         });
-        if source.waiting >= MAX_WAITING {
+        if source.waiting >= MAX_WAITING || !source.arrivals.take(now) {
             return None;
         }
         source.waiting += 1;
@@ -74,20 +90,20 @@ impl Sources {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.all.lock().unwrap().len()
     }
 }
 
 impl Waiting {
     /// Whether the API server may be asked about one more unknown token of this address.
     pub fn may_ask(&self) -> bool {
-        let mut sources = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.sources.all.lock().unwrap_or_else(PoisonError::into_inner);
         sources.get_mut(&self.address).is_some_and(|source| source.questions.take(Instant::now()))
     }
 
     /// Counts a refusal. `Some` if it should be recorded, with the number of those before it that were not.
     pub fn refused(&self) -> Option<u64> {
-        let mut sources = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.sources.all.lock().unwrap_or_else(PoisonError::into_inner);
         let source = sources.get_mut(&self.address)?;
         if source.failures.take(Instant::now()) {
             return Some(std::mem::take(&mut source.unheard));
@@ -99,7 +115,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut sources = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.sources.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(source) = sources.get_mut(&self.address) {
             source.waiting = source.waiting.saturating_sub(1);
             if source.waiting == 0 && source.unheard == 0 && source.is_fresh(Instant::now()) {
@@ -115,20 +131,28 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_all() {
-        let sources = Sources::default();
+        let sources = Sources::new(1000);
         let (a, b) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| sources.enter(a).unwrap()).collect();
         assert!(sources.enter(a).is_none());
         assert!(sources.enter(b).is_some());
         waiting.pop();
         waiting.push(sources.enter(a).unwrap());
-        drop(waiting);
-        assert_eq!(sources.len(), 0);
+    }
+
+    #[test]
+    fn who_comes_again_and_again_is_hung_up_on() {
+        let sources = Sources::new(5);
+        let (a, b) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let came = (0..1000).filter(|_| sources.enter(a).is_some()).count();
+        assert!((100..140).contains(&came), "{came}");
+        assert!(sources.enter(b).is_some());
+        assert_eq!(sources.len(), 2, "it is remembered");
     }
 
     #[test]
     fn refusals_are_recorded_up_to_a_rate_and_then_counted() {
-        let sources = Sources::default();
+        let sources = Sources::new(50);
         let waiting = sources.enter("192.0.2.1".parse().unwrap()).unwrap();
         let heard = (0..1000).filter(|_| waiting.refused().is_some()).count();
         assert!((20..40).contains(&heard), "{heard}");

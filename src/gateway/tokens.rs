@@ -189,7 +189,7 @@ impl Tokens {
         }
         if answers.len() >= MAX_ANSWERS {
             answers.retain(|_, answer| match answer.0.try_lock() {
-                Ok(kept) => kept.as_ref().is_some_and(|(when, review)| when.elapsed() < fresh_for(review)),
+                Ok(kept) => kept.as_ref().is_some_and(|(when, review)| when.elapsed() < kept_for(review)),
                 Err(_) => true,
             });
         }
@@ -204,6 +204,14 @@ impl Tokens {
 fn fresh_for(review: &Review) -> Duration {
     match review {
         Review::Valid(_) => GOOD_FOR,
+        Review::Invalid(_) => BAD_FOR,
+    }
+}
+
+/// Time for which an answer is worth its place: a good one is of use while the API server is away.
+fn kept_for(review: &Review) -> Duration {
+    match review {
+        Review::Valid(_) => GOOD_WHILE_AWAY,
         Review::Invalid(_) => BAD_FOR,
     }
 }

@@ -1,4 +1,5 @@
 //! One connection of an agent, from its request to its record.
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -172,6 +173,10 @@ where
         let message = "this gateway cannot write its records now; another one may";
         return Err(Over::Before(Refusal::new(Cause::Draining, message)));
     }
+    let Ok(_place) = context.tunnels.try_acquire() else {
+        let message = "this gateway has as many connections as it takes; another one may have room";
+        return Err(Over::Before(Refusal::new(Cause::Busy, message)));
+    };
     peer.live.admit(&context.limits).map_err(Over::Before)?;
     let (name, port) = wish.target.clone().map_err(|error| {
         Over::Before(Refusal::new(
@@ -237,11 +242,14 @@ async fn connect(
     let vetted = context.vetting.sort(addresses, port);
     if !vetted.bad.is_empty() {
         let bad: Vec<String> = vetted.bad.iter().map(|(ip, class)| format!("{ip} ({class})")).collect();
-        let message = format!("{name} leads to addresses that no rule opens: {}", bad.join(", "));
+        story.detail = Some(format!("{name} leads to addresses that no rule opens: {}", bad.join(", ")));
         if vetted.good.is_empty() {
+            // The agent is not told the addresses, which may be inside.
+            let classes: BTreeSet<&str> = vetted.bad.iter().map(|(_, class)| *class).collect();
+            let classes = classes.into_iter().collect::<Vec<_>>().join(", ");
+            let message = format!("{name} leads only to addresses that no rule opens ({classes})");
             return Err(Refusal::new(Cause::AddressRefused, message));
         }
-        story.detail = Some(message);
     }
     let (server, address) = context.dialer.dial(&vetted.good).await.map_err(|error| {
         Refusal::new(Cause::DialFailed, format!("{name}:{port} takes no connection: {error}"))

@@ -37,7 +37,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 /// Bytes of a connection that the kernel keeps each way, and those of the agent that TLS keeps: see
 /// [`super::listeners::listen`]. Here they have to last for the way to another zone.
-const KERNEL_BUFFER: u32 = 256 * 1024;
+const KERNEL_BUFFER: u32 = 128 * 1024;
 const TLS_BUFFER: usize = 32 * 1024;
 
 /// Longest body of a refusal.

@@ -179,7 +179,7 @@ async fn refuse(agent: &mut Agent, target: &str, why: &Denial) -> io::Result<()>
         "GatewayTimeout" => 504,
         "GatewayUnreachable" | "GatewayError" | "TokenUnavailable" | "ResolutionFailed" | "DialFailed"
         | "Draining" => 502,
-        "TooManyConnections" => 503,
+        "TooManyConnections" | "GatewayBusy" => 503,
         _ => 403,
     };
     complain(agent, status, &why.reason, &format!("{target}: {}", why.message)).await

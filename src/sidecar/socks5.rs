@@ -156,7 +156,7 @@ fn code(reason: &str) -> u8 {
         "ResolutionFailed" => reply::HOST_UNREACHABLE,
         "DialFailed" => reply::REFUSED,
         "GatewayUnreachable" | "GatewayTimeout" | "GatewayError" | "TokenUnavailable" | "Draining"
-        | "TooManyConnections" => reply::FAILED,
+        | "TooManyConnections" | "GatewayBusy" => reply::FAILED,
         _ => reply::NOT_ALLOWED,
     }
 }

@@ -170,6 +170,7 @@ fn is_failure(reason: &str) -> bool {
             | "TokenUnavailable"
             | "ResolutionFailed"
             | "DialFailed"
+            | "GatewayBusy"
             | "Draining"
     )
 }

@@ -1,7 +1,7 @@
 //! What a request of the agent asks for, and the form in which it goes on: one reading for the gateway and the server.
 use super::body::Body;
 use super::head::{Head, is_token};
-use crate::policy::HostName;
+use crate::policy::{HostName, shown};
 
 /// Why a request is refused, whatever the policy says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,8 +105,9 @@ fn instead(head: &Head<'_>, path: &str) -> Result<Option<(String, String)>, Requ
 }
 
 fn lookalikes(head: &Head<'_>) -> Result<(), RequestError> {
+    let decide = DECIDING.iter().chain(&OTHER_METHOD).chain(&OTHER_PATH);
     let close = |name: &str| {
-        name.contains('_') && DECIDING.iter().any(|other| name.replace('_', "-").eq_ignore_ascii_case(other))
+        name.contains('_') && decide.clone().any(|other| name.replace('_', "-").eq_ignore_ascii_case(other))
     };
     match head.fields.iter().find(|(name, _)| close(name)) {
         Some((name, _)) => Err(RequestError::Lookalike((*name).to_owned())),
@@ -117,7 +118,7 @@ fn lookalikes(head: &Head<'_>) -> Result<(), RequestError> {
 /// The part before a port that is this connection's or absent must be its name.
 fn same_authority(authority: &[u8], name: &HostName, port: u16) -> Result<(), RequestError> {
     let text = String::from_utf8_lossy(authority);
-    let mismatch = || RequestError::Mismatch(text.chars().take(80).collect());
+    let mismatch = || RequestError::Mismatch(shown(&text));
     let (host, written) = match text.split_once(':') {
         Some((host, written)) => (host, Some(written)),
         None => (text.as_ref(), None),
@@ -272,6 +273,8 @@ mod tests {
     #[case::two_ports("GET / HTTP/1.1\r\nHost: api.example:8080:8080\r\n\r\n")]
     #[case::escaped("GET / HTTP/1.1\r\nHost: api%2eexample\r\n\r\n")]
     #[case::address("GET / HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n")]
+    #[case::method_lookalike("GET / HTTP/1.1\r\nHost: api.example\r\nX_HTTP_Method_Override: DELETE\r\n\r\n")]
+    #[case::path_lookalike("GET / HTTP/1.1\r\nHost: api.example\r\nX-Original_URL: /admin\r\n\r\n")]
     #[case::lookalike("GET / HTTP/1.1\r\nHost: api.example\r\nX_Y: 1\r\nContent_Length: 4\r\n\r\n")]
     #[case::absolute_mismatch("GET http://other.example/ HTTP/1.1\r\nHost: api.example\r\n\r\n")]
     #[case::absolute_host_mismatch("GET http://api.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n")]

@@ -77,6 +77,16 @@ pub(super) fn check(
                 check_ports(&rule.ports, &field, refusals);
                 match (&rule.cidr, &rule.service) {
                     (Some(cidr), _) => check_cidr(cidr, rule, settings, &field, refusals),
+                    (None, Some(service)) if is_operators(service, own_namespace, settings) => {
+                        let message =
+                            "Pods in the operator's own namespace are open to no agent; name another Service";
+                        refusals.add(
+                            reason::RESERVED_ADDRESS,
+                            format!("{field}.service"),
+                            message.to_owned(),
+                        );
+                        None
+                    }
                     (None, Some(service)) => {
                         check_service(service, rule, own_namespace, observed, &field, refusals)
                     }
@@ -170,6 +180,12 @@ fn check_cidr(
         ports: rule.ports.iter().copied().map(IntOrString::Int).collect(),
         protocol: rule.protocol.unwrap_or_default(),
     })
+}
+
+/// Whether the Service is in the operator's own namespace, whose Pods serve more ports than the gateway's.
+fn is_operators(service: &ServiceReference, own_namespace: &str, settings: &Settings) -> bool {
+    let (namespace, _) = key(service, own_namespace);
+    settings.gateway.as_ref().is_some_and(|gateway| gateway.namespace == namespace)
 }
 
 fn check_service(

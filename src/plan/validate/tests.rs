@@ -210,6 +210,17 @@ fn every_address_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn the_operators_own_pods_are_open_to_no_rule() {
+    let gateway =
+        GatewaySettings { namespace: "serving".to_owned(), reachable_cidrs: Vec::new(), reach: None };
+    let spec = egress(&json!({"service": {"name": "model", "namespace": "serving"}, "ports": [80]}));
+    let with = |gateway| Settings { gateway, ..Settings::default() };
+    assert!(validate(&sandbox(&spec), &observed(), &with(None)).is_ok());
+    let refused = validate(&sandbox(&spec), &observed(), &with(Some(gateway))).unwrap_err();
+    assert_eq!(refused[0].reason, "ReservedAddress");
+}
+
+#[test]
 fn a_reserved_network_is_refused_with_a_way_out_that_works() {
     let settings = Settings { reserved_cidrs: vec!["10.96.0.0/16".parse().unwrap()], ..Settings::default() };
     for (cidr, way_out) in [
