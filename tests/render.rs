@@ -126,6 +126,11 @@ fn a_host_rule_leads_to_the_gateway_alone() {
 )]
 #[case(MODEL_RULE, "spec.network.egress[0].service", "ServiceNotFound")]
 #[case("isolation: {userNamespace: Required}", "spec.isolation.userNamespace", "UserNamespaceUnavailable")]
+#[case(
+    "network: {egress: [{host: api.example., ports: [443]}]}",
+    "spec.network.egress[0].host",
+    "InvalidSpec"
+)]
 #[case("runAs: {user: 0}", "spec.runAs.user", "InvalidSpec")]
 #[case("env: [{name: AGENTSANDBOX_INIT, value: x}]", "spec.env[0].name", "ReservedEnvName")]
 fn a_refusal_is_said_on_standard_error(#[case] spec: &str, #[case] field: &str, #[case] reason: &str) {

@@ -17,6 +17,6 @@ pub use digest::digest;
 pub use effective::EffectivePolicy;
 pub use host::{HostName, HostNameError};
 pub use path::PathPrefix;
-pub use pattern::HostPattern;
+pub use pattern::{HostPattern, HostPatternError};
 pub use rule::{Accepted, HostRule, PolicyError, PolicyWarning, bytes_of_limits};
 pub use shown::shown;
