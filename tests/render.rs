@@ -143,6 +143,20 @@ fn a_refusal_is_said_on_standard_error(#[case] spec: &str, #[case] field: &str, 
     assert!(lines[0].ends_with(&format!("[{reason}]")), "{}", ran.err);
 }
 
+#[test]
+fn a_host_that_leads_nowhere_is_warned_of() {
+    let rules = "network: {egress: [{host: web.team.svc.cluster.local, ports: [80]}, {host: localhost, ports: [80]}]}";
+    let ran = render(&["-f", "-"], &sandbox(rules));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", ran.err);
+    assert!(
+        lines[0].starts_with("warning: spec.network.egress[0].host: ")
+            && lines[0].contains("{name: web, namespace: team}")
+    );
+    assert!(lines[1].starts_with("warning: spec.network.egress[1].host: `localhost` is the sandbox itself"));
+}
+
 /// Offline a Service that nobody named is no mistake in the rule.
 #[test]
 fn a_service_that_is_not_there_is_asked_for() {

@@ -15,16 +15,6 @@ pub struct PolicyError {
     pub message: String,
 }
 
-/// What an object may say and seldom means.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}")]
-pub struct PolicyWarning {
-    /// Path of the field.
-    pub field: String,
-    /// What it means and what to write instead.
-    pub message: String,
-}
-
 /// A rule for host names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRule {
