@@ -183,6 +183,15 @@ fn a_sandbox_of_a_cluster_is_answered_for() {
 }
 
 #[test]
+fn a_name_that_is_not_there_is_said_in_words() {
+    let cluster = Cluster::with(&sandbox("fix", &rules()));
+    let ran = cluster
+        .explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["none", "--to", "https://api.example"]);
+    let said = "agentsandbox explain: team-a/none: agentsandboxes.agentsandbox.dev \"none\" not found; is it in another namespace? -n NAMESPACE\n";
+    assert_eq!((ran.code, ran.err.as_str()), (Some(2), said));
+}
+
+#[test]
 fn a_change_that_is_not_in_force_yet_is_said() {
     let mut object = sandbox("fix", &rules());
     object["status"] = json!({"policyDigest": agentsandbox::policy::digest(None)});
