@@ -60,6 +60,13 @@ fn unread(error: kube::Error) -> String {
     format!("{}{hint}", line(said.trim_end()))
 }
 
+/// Why the operator refuses the sandbox, where it does.
+pub(super) fn refusal(sandbox: &AgentSandbox) -> Option<String> {
+    let accepted = sandbox.status.iter().flat_map(|status| &status.conditions);
+    let refused = accepted.into_iter().find(|c| c.type_ == "Accepted" && c.status == "False")?;
+    Some(format!("NotAccepted: Accepted=False, {}: {}", refused.reason, line(&refused.message)))
+}
+
 /// What the operator found of the way to the gateway, and whether the Pod was contained when it was measured; also the
 /// administrator's exceptions, where it names them.
 pub(super) fn conditions(sandbox: &AgentSandbox) -> Vec<(String, String)> {

@@ -155,7 +155,7 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
     };
     let mut rendered = Rendered::default();
     for mut sandbox in sandboxes {
-        complete(&mut sandbox);
+        complete(&mut sandbox, None);
         let mut observed = Observed { services: services.clone(), ..Observed::default() };
         for text in &options.service {
             let (key, service) = named_service(text, &sandbox)?;
@@ -167,9 +167,9 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
 }
 
 /// What an API server and `kubectl` add.
-fn complete(sandbox: &mut AgentSandbox) {
+pub(crate) fn complete(sandbox: &mut AgentSandbox, namespace: Option<&str>) {
     let meta = &mut sandbox.metadata;
-    meta.namespace.get_or_insert_with(|| "default".to_owned());
+    meta.namespace.get_or_insert_with(|| namespace.unwrap_or("default").to_owned());
     meta.uid.get_or_insert_with(|| OFFLINE_UID.to_owned());
     meta.generation.get_or_insert(1);
 }
@@ -225,6 +225,12 @@ fn named_service(text: &str, sandbox: &AgentSandbox) -> Result<((String, String)
     let selector = pairs
         .map(|pair| pair.map(|(key, value)| (key.to_owned(), value.to_owned())))
         .collect::<Result<BTreeMap<_, _>, _>>()?;
+    let ports = ports_of_rules(sandbox, name);
+    Ok(((namespace.to_owned(), name.to_owned()), ObservedService { selector, ports }))
+}
+
+/// The ports that the rules of `sandbox` name of a Service of that name, as if Pods had the same.
+pub(crate) fn ports_of_rules(sandbox: &AgentSandbox, name: &str) -> Vec<ObservedPort> {
     let rules = sandbox.spec.network.iter().flat_map(|n| &n.egress);
     let ports = rules.filter(|r| r.service.as_ref().is_some_and(|s| s.name == name)).flat_map(|rule| {
         let port = |port: &i32| ObservedPort {
@@ -234,6 +240,5 @@ fn named_service(text: &str, sandbox: &AgentSandbox) -> Result<((String, String)
         };
         rule.ports.iter().map(port)
     });
-    let ports = ports.collect();
-    Ok(((namespace.to_owned(), name.to_owned()), ObservedService { selector, ports }))
+    ports.collect()
 }
