@@ -116,6 +116,10 @@ fn what_only_a_cluster_knows_refuses_nothing() {
     object["spec"]["isolation"] = json!({"userNamespace": "Required"});
     let ask = |to: &str| explain(&["-f", "-", "--to", to], &object.to_string());
     assert_eq!(ask("https://api.example").code, Some(0));
+    let ran = ask("10.0.0.1:80");
+    assert_eq!((ran.code, ran.err.as_str()), (Some(2), ""));
+    assert!(ran.out.starts_with("10.0.0.1:80: not known\n"), "{}", ran.out);
+    assert!(ran.out.contains("Service team-a/model at port 80"), "{}", ran.out);
 }
 
 #[test]

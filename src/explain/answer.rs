@@ -19,6 +19,8 @@ pub enum Finding {
     Allowed,
     /// No rule does, or nothing of the sandbox runs.
     Denied,
+    /// Only the cluster knows.
+    Unknown,
 }
 
 impl fmt::Display for Finding {
@@ -26,6 +28,7 @@ impl fmt::Display for Finding {
         f.write_str(match self {
             Self::Allowed => "allowed",
             Self::Denied => "denied",
+            Self::Unknown => "not known",
         })
     }
 }
@@ -91,7 +94,9 @@ pub fn answer(
             let decision = Decision::deny(Reason::InvalidName, None);
             Answer::decided(target, &decision, &format!("this has {error}"))
         }
-        Endpoint::Address(address) => by_address::answer(rules, *address, target),
+        Endpoint::Address(address) => {
+            by_address::answer(rules, sandbox.metadata.namespace.as_deref(), *address, target)
+        }
         Endpoint::Host(name) => {
             let decision = decide(&policy, name, target);
             let message = match target.said {

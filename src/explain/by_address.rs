@@ -1,20 +1,54 @@
-//! What is reached by its address, past the gateway: the `NetworkPolicy` has the `cidr` rules.
+//! What is reached by its address, past the gateway: the `NetworkPolicy` has the `cidr` and `service` rules.
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Answer, Said, Target, answer::say_rule};
+use super::{Answer, Finding, Said, Target, answer::say_rule};
 use crate::{
-    api::v1alpha1::{EgressRule, Protocol},
-    policy::{Decision, Reason},
+    api::v1alpha1::{EgressRule, Protocol, ServiceReference},
+    policy::{Decision, Reason, shown},
 };
 
-/// What `rules` say of `address`.
-pub(super) fn answer(rules: &[EgressRule], address: IpAddr, target: &Target) -> Answer {
+/// What `rules` say of `address`. `namespace` is the sandbox's own.
+pub(super) fn answer(
+    rules: &[EgressRule],
+    namespace: Option<&str>,
+    address: IpAddr,
+    target: &Target,
+) -> Answer {
     let protocol = if target.said == Said::Udp { Protocol::UDP } else { Protocol::TCP };
     let (decision, message) = by_network(rules, address, target.port, protocol);
+    if decision.is_allowed() {
+        let mut answer = Answer::decided(target, &decision, &message);
+        say_rule(&mut answer, rules, decision.rule);
+        return answer;
+    }
+    let services: Vec<_> = rules
+        .iter()
+        .enumerate()
+        .filter(|(_, rule)| rule.protocol.unwrap_or_default() == protocol)
+        .filter_map(|(index, rule)| rule.service.as_ref().map(|service| (index, rule, service)))
+        .collect();
+    let port = i32::from(target.port);
+    if let Some((index, _, service)) = services.iter().find(|(_, rule, _)| rule.ports.contains(&port)) {
+        let message = format!(
+            "spec.network.egress[{index}] opens the Pods of Service {} at port {port}; whether this address is one of them is not known here",
+            full_name(service, namespace)
+        );
+        let mut answer = Answer::new(target, Finding::Unknown, &message);
+        say_rule(&mut answer, rules, Some(*index));
+        return answer;
+    }
     let mut answer = Answer::decided(target, &decision, &message);
     say_rule(&mut answer, rules, decision.rule);
+    for (index, rule, service) in services {
+        let note = format!(
+            "spec.network.egress[{index}] opens the Pods of Service {} at its ports {:?}, whose target ports are not known here",
+            full_name(service, namespace),
+            rule.ports
+        );
+        answer.say("note", &note);
+    }
     answer
 }
 
@@ -40,4 +74,11 @@ fn by_network(rules: &[EgressRule], address: IpAddr, port: u16, protocol: Protoc
         let message = "no cidr rule has this address, and host rules are for names only".to_owned();
         (Decision::deny(Reason::NoRule, None), message)
     })
+}
+
+fn full_name(service: &ServiceReference, own: Option<&str>) -> String {
+    match service.namespace.as_deref().or(own) {
+        Some(namespace) => format!("{}/{}", shown(namespace), shown(&service.name)),
+        None => shown(&service.name),
+    }
 }

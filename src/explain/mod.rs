@@ -66,7 +66,7 @@ pub struct Options {
 }
 
 /// Prints the answer. Exit code 0: allowed; 1: denied; 2: no answer, since the target, the file or the cluster cannot be
-/// read.
+/// read, or only the cluster knows.
 #[allow(clippy::print_stderr, reason = "for the person who typed the command")]
 pub fn run(options: &Options) -> ExitCode {
     match explain(options) {
@@ -80,6 +80,7 @@ pub fn run(options: &Options) -> ExitCode {
             match answer.finding {
                 Finding::Allowed => ExitCode::SUCCESS,
                 Finding::Denied => ExitCode::FAILURE,
+                Finding::Unknown => ExitCode::from(UNKNOWN),
             }
         }
         Err(message) => {

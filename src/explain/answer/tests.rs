@@ -102,6 +102,48 @@ fn a_sandbox_that_is_refused_reaches_nothing() {
     }
 }
 
+/// Which addresses the Pods of a Service have, and which ports, only the cluster knows.
+#[test]
+fn a_rule_for_a_service_may_open_an_address() {
+    let rules = json!([
+        {"host": "api.example", "ports": [443]},
+        {"service": {"name": "model", "namespace": "serving"}, "ports": [80, 81]},
+        {"service": {"name": "names"}, "ports": [53], "protocol": "UDP"},
+        {"cidr": "198.51.100.0/24", "ports": [443]},
+    ]);
+    for (to, finding, said) in [
+        (
+            "10.244.1.7:80",
+            Finding::Unknown,
+            "spec.network.egress[1] opens the Pods of Service serving/model at port 80; whether this address is one of them is not known here\n",
+        ),
+        ("tcp://[fd00::7]:81", Finding::Unknown, "serving/model at port 81"),
+        ("http://198.51.100.7", Finding::Unknown, "serving/model at port 80"),
+        ("udp://10.244.1.7:53", Finding::Unknown, "egress[2] opens the Pods of Service names at port 53"),
+        (
+            "udp://10.244.1.7:80",
+            Finding::Denied,
+            "egress[2] opens the Pods of Service names at its ports [53]",
+        ),
+        (
+            "10.244.1.7:8080",
+            Finding::Denied,
+            "egress[1] opens the Pods of Service serving/model at its ports [80, 81], whose target ports are not known here",
+        ),
+        ("198.51.100.7:443", Finding::Allowed, "egress[3] opens 198.51.100.0/24"),
+    ] {
+        let answer = told(&rules, to, &[]);
+        let text = answer.to_string();
+        assert_eq!(answer.finding, finding, "{text}");
+        assert!(text.contains(said), "{to}: {text}");
+        assert_eq!(text.contains(": not known\n"), finding == Finding::Unknown, "{text}");
+        assert!(
+            !text.contains(if finding == Finding::Unknown { "NoRule" } else { ": not known\n" }),
+            "{text}"
+        );
+    }
+}
+
 #[test]
 fn what_is_seldom_meant_is_a_warning() {
     let rules = json!([{"host": "api.example", "ports": [443]}, {"host": "*.github.io", "ports": [443]}]);
