@@ -79,6 +79,24 @@ fn the_standard_input_and_several_objects_are_read() {
     assert_eq!(objects[1]["spec"]["initContainers"][0]["image"], "registry.example/operator:2");
 }
 
+/// As with kubectl: what the file says goes first.
+#[test]
+fn a_namespace_is_given_to_objects_that_name_none() {
+    let rule = MODEL_RULE.replace(", namespace: serving", "");
+    let named = format!("{}{}", sandbox(&rule), MODEL.replace("namespace: serving", "namespace: team-a"));
+    let bare = named.replace(", namespace: team-a", "");
+    for (text, more, namespace) in [
+        (&bare, &[][..], "default"),
+        (&bare, &["-n", "team-b"], "team-b"),
+        (&named, &["--namespace", "team-b"], "team-a"),
+    ] {
+        let ran = render(&[&["-f", "-"], more].concat(), text);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        let objects = documents(&ran.out);
+        assert!(objects.iter().all(|object| object["metadata"]["namespace"] == namespace), "{}", ran.out);
+    }
+}
+
 #[test]
 fn a_service_comes_from_the_file_or_from_an_option() {
     let from_file = render(&["-f", "-"], &format!("{}{MODEL}", sandbox(MODEL_RULE)));

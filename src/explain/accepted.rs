@@ -12,7 +12,7 @@ use crate::{
 /// its Services are there, and nodes have user namespaces.
 pub(super) fn refusals(sandbox: &AgentSandbox, addresses: &AddressPolicy) -> Vec<String> {
     let mut sandbox = sandbox.clone();
-    render::complete(&mut sandbox, None);
+    render::complete(&mut sandbox, "default");
     let own = sandbox.metadata.namespace.as_deref().unwrap_or_default();
     let services = names_of_services(sandbox.spec.network.as_ref(), own).into_iter().map(|key| {
         let selector = BTreeMap::from([("app".to_owned(), "unknown".to_owned())]);

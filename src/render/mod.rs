@@ -29,6 +29,9 @@ pub struct Options {
     /// standard input.
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// Namespace of the objects that name none.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
     /// Image of the operator.
     #[arg(long, default_value = "agentsandbox:dev")]
     pub image: String,
@@ -128,7 +131,8 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
             }
             ("v1", "Service") => {
                 let service: Service = object("Service", document)?;
-                let namespace = service.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+                let namespace =
+                    service.metadata.namespace.clone().unwrap_or_else(|| options.namespace.clone());
                 let name = service.metadata.name.clone().unwrap_or_default();
                 services.insert((namespace, name), ObservedService::from_service(&service));
             }
@@ -155,7 +159,7 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
     };
     let mut rendered = Rendered::default();
     for mut sandbox in sandboxes {
-        complete(&mut sandbox, None);
+        complete(&mut sandbox, &options.namespace);
         let mut observed = Observed { services: services.clone(), ..Observed::default() };
         for text in &options.service {
             let (key, service) = named_service(text, &sandbox)?;
@@ -167,9 +171,9 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
 }
 
 /// What an API server and `kubectl` add.
-pub(crate) fn complete(sandbox: &mut AgentSandbox, namespace: Option<&str>) {
+pub(crate) fn complete(sandbox: &mut AgentSandbox, namespace: &str) {
     let meta = &mut sandbox.metadata;
-    meta.namespace.get_or_insert_with(|| namespace.unwrap_or("default").to_owned());
+    meta.namespace.get_or_insert_with(|| namespace.to_owned());
     meta.uid.get_or_insert_with(|| OFFLINE_UID.to_owned());
     meta.generation.get_or_insert(1);
 }
