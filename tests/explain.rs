@@ -88,6 +88,15 @@ fn one_of_several_is_named() {
     }
 }
 
+#[test]
+fn help_names_the_exit_codes() {
+    let ran = explain(&["--help"], "");
+    assert_eq!(ran.code, Some(0));
+    for said in ["Exit codes:\n  0  allowed\n  1  denied", "\n  2  no answer", "Examples:\n"] {
+        assert!(ran.out.contains(said), "{}", ran.out);
+    }
+}
+
 /// The answer of `render` and of the operator: what no sandbox comes of is allowed nothing.
 #[rstest]
 #[case(&json!({"network": {"egress": [{"host": "api.example", "ports": [443]}, {"cidr": "203.0.113.10/24", "ports": [443]}]}}), "spec.network.egress[1].cidr: 203.0.113.10/24 has host bits")]

@@ -79,6 +79,17 @@ fn the_standard_input_and_several_objects_are_read() {
     assert_eq!(objects[1]["spec"]["initContainers"][0]["image"], "registry.example/operator:2");
 }
 
+#[test]
+fn help_names_the_exit_codes() {
+    let ran = render(&["--help"], "");
+    assert_eq!(ran.code, Some(0));
+    for said in
+        ["Exit codes:\n  0  the objects", "\n  1  a sandbox is refused", "\n  2  the file", "Examples:\n"]
+    {
+        assert!(ran.out.contains(said), "{}", ran.out);
+    }
+}
+
 /// As with kubectl: what the file says goes first.
 #[test]
 fn a_namespace_is_given_to_objects_that_name_none() {

@@ -28,8 +28,21 @@ pub use target::{Endpoint, Said, Target};
 /// Exit code when there is no answer.
 const UNKNOWN: u8 = 2;
 
+/// End of the long help.
+const HELP: &str = "\
+Exit codes:
+  0  allowed
+  1  denied, or the sandbox is refused
+  2  no answer: the target, the file or the cluster cannot be read, or only the cluster knows (Pods of a Service)
+
+Examples:
+  agentsandbox explain -f sandbox.yaml --to https://pypi.org/simple
+  agentsandbox explain -f sandbox.yaml --to http://intake.example/v1/results --method POST
+  agentsandbox explain fix-issue-42 -n team-a --to tcp://git.example:22";
+
 /// Options of `agentsandbox explain`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_long_help = HELP)]
 pub struct Options {
     /// A sandbox in the cluster; with --file, the one in the file that is meant.
     #[arg(value_name = "NAME", required_unless_present = "file")]

@@ -22,8 +22,21 @@ const OFFLINE_UID: &str = "offline";
 /// Exit code when an input cannot be read.
 const UNREADABLE: u8 = 2;
 
+/// End of the long help.
+const HELP: &str = "\
+Exit codes:
+  0  the objects of every sandbox are printed
+  1  a sandbox is refused: every refusal is on standard error
+  2  the file or an option cannot be read
+
+Examples:
+  agentsandbox render -f sandbox.yaml
+  agentsandbox render -f sandbox.yaml -n team-a --service serving/model=app=model
+  agentsandbox render -f sandbox.yaml --reserved-cidr 10.244.0.0/16,10.96.0.0/16";
+
 /// Options of `agentsandbox render`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_long_help = HELP)]
 pub struct Options {
     /// File with one or more AgentSandbox objects, and optionally the Services that their rules name; - is the
     /// standard input.
