@@ -89,6 +89,49 @@ fn one_of_several_is_named() {
 }
 
 #[test]
+fn help_names_the_exit_codes() {
+    let ran = explain(&["--help"], "");
+    assert_eq!(ran.code, Some(0));
+    for said in ["Exit codes:\n  0  allowed\n  1  denied", "\n  2  no answer", "Examples:\n"] {
+        assert!(ran.out.contains(said), "{}", ran.out);
+    }
+}
+
+/// The answer of `render` and of the operator: what no sandbox comes of is allowed nothing.
+#[rstest]
+#[case(&json!({"network": {"egress": [{"host": "api.example", "ports": [443]}, {"cidr": "203.0.113.10/24", "ports": [443]}]}}), "spec.network.egress[1].cidr: 203.0.113.10/24 has host bits")]
+#[case(&json!({"resources": {"memory": "256MB"}}), "spec.resources.memory: ")]
+#[case(&json!({"timeout": "5 minutes"}), "spec.timeout: ")]
+#[case(&json!({"resources": {"pids": 1}}), "spec.resources.pids: ")]
+#[case(&json!({"runAs": {"user": 0}}), "spec.runAs.user: ")]
+#[case(&json!({"filesystem": {"mounts": [{"path": "/a", "emptyDir": {"sizeLimit": "1Mi"}}, {"path": "/a/b", "emptyDir": {"sizeLimit": "1Mi"}}]}}), "[OverlappingMounts]")]
+fn what_is_refused_is_allowed_nothing(#[case] spec: &Value, #[case] refusal: &str) {
+    let mut object = sandbox("fix", &rules());
+    for (field, value) in spec.as_object().unwrap() {
+        object["spec"][field] = value.clone();
+    }
+    let ran = explain(&["-f", "-", "--to", "https://api.example"], &object.to_string());
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""), "{}", ran.out);
+    assert!(ran.out.starts_with("api.example:443 by TLS: denied\n"), "{}", ran.out);
+    assert!(ran.out.contains("the sandbox is refused, and has no Pod\n"), "{}", ran.out);
+    assert!(ran.out.contains("  refusal:     spec.") && ran.out.contains(refusal), "{}", ran.out);
+}
+
+/// It may be accepted where nodes have user namespaces and the Service is there.
+#[test]
+fn what_only_a_cluster_knows_refuses_nothing() {
+    let service = json!({"service": {"name": "model"}, "ports": [80]});
+    let mut object = sandbox("fix", &json!([{"host": "api.example", "ports": [443]}, service]));
+    object["spec"]["isolation"] = json!({"userNamespace": "Required"});
+    let ask = |to: &str| explain(&["-f", "-", "--to", to], &object.to_string());
+    assert_eq!(ask("https://api.example").code, Some(0));
+    let ran = ask("10.0.0.1:80");
+    assert_eq!((ran.code, ran.err.as_str()), (Some(2), ""));
+    assert!(ran.out.starts_with("10.0.0.1:80: not known\n"), "{}", ran.out);
+    assert!(ran.out.contains("Service team-a/model at port 80"), "{}", ran.out);
+}
+
+#[test]
 fn a_wide_rule_is_warned_of_on_standard_error() {
     let rules = json!([{"host": "**.co.uk", "ports": [443]}]);
     let ran = explain(&["-f", "-", "--to", "https://a.co.uk"], &sandbox("fix", &rules).to_string());
@@ -179,6 +222,30 @@ fn a_sandbox_of_a_cluster_is_answered_for() {
         let ran = cluster.explain(program, &[more, &["--to", "https://api.example"]].concat());
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{}", ran.err);
         assert!(ran.err.starts_with("agentsandbox explain: "), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_name_that_is_not_there_is_said_in_words() {
+    let cluster = Cluster::with(&sandbox("fix", &rules()));
+    let ran = cluster
+        .explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["none", "--to", "https://api.example"]);
+    let said = "agentsandbox explain: team-a/none: agentsandboxes.agentsandbox.dev \"none\" not found; is it in another namespace? -n NAMESPACE\n";
+    assert_eq!((ran.code, ran.err.as_str()), (Some(2), said));
+}
+
+#[test]
+fn one_that_the_operator_refuses_is_denied() {
+    let mut object = sandbox("fix", &rules());
+    let accepted = |status: &str| json!({"type": "Accepted", "status": status, "reason": "ReservedAddress", "message": "it overlaps", "lastTransitionTime": "2026-11-01T00:00:00Z"});
+    for (status, code) in [("False", 1), ("True", 0)] {
+        object["status"] = json!({"conditions": [accepted(status)]});
+        let ran = Cluster::with(&object)
+            .explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["fix", "--to", "https://api.example"]);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{}", ran.out);
+        let said = "  refused:     NotAccepted: Accepted=False, ReservedAddress: it overlaps\n";
+        assert_eq!(ran.out.contains(said), code == 1, "{}", ran.out);
+        assert_eq!(ran.out.contains("by TLS: denied"), code == 1, "{}", ran.out);
     }
 }
 

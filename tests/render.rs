@@ -80,6 +80,35 @@ fn the_standard_input_and_several_objects_are_read() {
 }
 
 #[test]
+fn help_names_the_exit_codes() {
+    let ran = render(&["--help"], "");
+    assert_eq!(ran.code, Some(0));
+    for said in
+        ["Exit codes:\n  0  the objects", "\n  1  a sandbox is refused", "\n  2  the file", "Examples:\n"]
+    {
+        assert!(ran.out.contains(said), "{}", ran.out);
+    }
+}
+
+/// As with kubectl: what the file says goes first.
+#[test]
+fn a_namespace_is_given_to_objects_that_name_none() {
+    let rule = MODEL_RULE.replace(", namespace: serving", "");
+    let named = format!("{}{}", sandbox(&rule), MODEL.replace("namespace: serving", "namespace: team-a"));
+    let bare = named.replace(", namespace: team-a", "");
+    for (text, more, namespace) in [
+        (&bare, &[][..], "default"),
+        (&bare, &["-n", "team-b"], "team-b"),
+        (&named, &["--namespace", "team-b"], "team-a"),
+    ] {
+        let ran = render(&[&["-f", "-"], more].concat(), text);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+        let objects = documents(&ran.out);
+        assert!(objects.iter().all(|object| object["metadata"]["namespace"] == namespace), "{}", ran.out);
+    }
+}
+
+#[test]
 fn a_service_comes_from_the_file_or_from_an_option() {
     let from_file = render(&["-f", "-"], &format!("{}{MODEL}", sandbox(MODEL_RULE)));
     let from_option = render(&["-f", "-", "--service", "serving/model=app=model"], &sandbox(MODEL_RULE));
@@ -126,6 +155,11 @@ fn a_host_rule_leads_to_the_gateway_alone() {
 )]
 #[case(MODEL_RULE, "spec.network.egress[0].service", "ServiceNotFound")]
 #[case("isolation: {userNamespace: Required}", "spec.isolation.userNamespace", "UserNamespaceUnavailable")]
+#[case(
+    "network: {egress: [{host: api.example., ports: [443]}]}",
+    "spec.network.egress[0].host",
+    "InvalidSpec"
+)]
 #[case("runAs: {user: 0}", "spec.runAs.user", "InvalidSpec")]
 #[case("env: [{name: AGENTSANDBOX_INIT, value: x}]", "spec.env[0].name", "ReservedEnvName")]
 fn a_refusal_is_said_on_standard_error(#[case] spec: &str, #[case] field: &str, #[case] reason: &str) {
@@ -136,6 +170,20 @@ fn a_refusal_is_said_on_standard_error(#[case] spec: &str, #[case] field: &str, 
     assert_eq!(lines.len(), 1, "{}", ran.err);
     assert!(lines[0].starts_with(&format!("{field}: ")), "{}", ran.err);
     assert!(lines[0].ends_with(&format!("[{reason}]")), "{}", ran.err);
+}
+
+#[test]
+fn a_host_that_leads_nowhere_is_warned_of() {
+    let rules = "network: {egress: [{host: web.team.svc.cluster.local, ports: [80]}, {host: localhost, ports: [80]}]}";
+    let ran = render(&["-f", "-"], &sandbox(rules));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", ran.err);
+    assert!(
+        lines[0].starts_with("warning: spec.network.egress[0].host: ")
+            && lines[0].contains("{name: web, namespace: team}")
+    );
+    assert!(lines[1].starts_with("warning: spec.network.egress[1].host: `localhost` is the sandbox itself"));
 }
 
 /// Offline a Service that nobody named is no mistake in the rule.

@@ -44,7 +44,27 @@ async fn read(name: &str, namespace: Option<&str>, context: Option<String>) -> R
     let client = Client::try_from(config).map_err(|error| error.to_string())?;
     let namespace = namespace.unwrap_or_else(|| client.default_namespace()).to_owned();
     let api: Api<AgentSandbox> = Api::namespaced(client, &namespace);
-    api.get(name).await.map_err(|error| format!("{}/{}: {error}", shown(&namespace), shown(name)))
+    let read = api.get(name).await;
+    read.map_err(|error| format!("{}/{}: {}", shown(&namespace), shown(name), unread(error)))
+}
+
+/// What an API server answered instead of the object, and what to do.
+fn unread(error: kube::Error) -> String {
+    let kube::Error::Api(status) = error else { return line(&error.to_string()) };
+    let hint = match status.code {
+        404 if status.reason == "NotFound" => "; is it in another namespace? -n NAMESPACE",
+        404 => "; is the operator installed in this cluster?",
+        _ => "",
+    };
+    let said = if status.message.is_empty() { &status.reason } else { &status.message };
+    format!("{}{hint}", line(said.trim_end()))
+}
+
+/// Why the operator refuses the sandbox, where it does.
+pub(super) fn refusal(sandbox: &AgentSandbox) -> Option<String> {
+    let accepted = sandbox.status.iter().flat_map(|status| &status.conditions);
+    let refused = accepted.into_iter().find(|c| c.type_ == "Accepted" && c.status == "False")?;
+    Some(format!("NotAccepted: Accepted=False, {}: {}", refused.reason, line(&refused.message)))
 }
 
 /// What the operator found of the way to the gateway, and whether the Pod was contained when it was measured; also the
@@ -77,6 +97,7 @@ pub(super) fn in_force(sandbox: &AgentSandbox) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
     use serde_json::json;
 
     use super::*;
@@ -97,5 +118,21 @@ mod tests {
         let status = json!({"conditions": [condition("Ready", "a"), condition("EgressReady", "also\n203.0.113.0/24")]});
         let told = ("EgressReady".to_owned(), "True, R: also 203.0.113.0/24".to_owned());
         assert_eq!(conditions(&sandbox(status)), [told]);
+    }
+
+    #[test]
+    fn an_api_server_is_quoted_by_its_message() {
+        let error = |code: u16, reason: &str, message: &str| {
+            let status =
+                Status { code, reason: reason.to_owned(), message: message.to_owned(), ..Status::default() };
+            unread(kube::Error::Api(Box::new(status)))
+        };
+        let missing = "agentsandboxes.agentsandbox.dev \"fix\" not found";
+        let told = format!("{missing}; is it in another namespace? -n NAMESPACE");
+        assert_eq!(error(404, "NotFound", missing), told);
+        let told = "404 page not found; is the operator installed in this cluster?";
+        assert_eq!(error(404, "Failed to parse error data", "404 page not found\n"), told);
+        assert_eq!(error(403, "Forbidden", "not\u{1b}[2J you"), "not [2J you");
+        assert_eq!(error(401, "Unauthorized", ""), "Unauthorized");
     }
 }

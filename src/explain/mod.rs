@@ -1,6 +1,8 @@
 //! `agentsandbox explain`: which rule of a sandbox allows or refuses an endpoint, and why. Decides by the code that the
 //! gateway runs; with a file it needs no cluster.
+mod accepted;
 mod answer;
+mod by_address;
 mod live;
 mod target;
 
@@ -20,14 +22,27 @@ use crate::{
     render,
 };
 
-pub use answer::{Answer, answer};
+pub use answer::{Answer, Finding, answer};
 pub use target::{Endpoint, Said, Target};
 
-/// Exit code when an input cannot be read.
-const UNREADABLE: u8 = 2;
+/// Exit code when there is no answer.
+const UNKNOWN: u8 = 2;
+
+/// End of the long help.
+const HELP: &str = "\
+Exit codes:
+  0  allowed
+  1  denied, or the sandbox is refused
+  2  no answer: the target, the file or the cluster cannot be read, or only the cluster knows (Pods of a Service)
+
+Examples:
+  agentsandbox explain -f sandbox.yaml --to https://pypi.org/simple
+  agentsandbox explain -f sandbox.yaml --to http://intake.example/v1/results --method POST
+  agentsandbox explain fix-issue-42 -n team-a --to tcp://git.example:22";
 
 /// Options of `agentsandbox explain`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_long_help = HELP)]
 pub struct Options {
     /// A sandbox in the cluster; with --file, the one in the file that is meant.
     #[arg(value_name = "NAME", required_unless_present = "file")]
@@ -63,8 +78,8 @@ pub struct Options {
     pub reachable_cidr: Vec<IpNet>,
 }
 
-/// Prints the answer. Exit code 0: allowed; 1: refused; 2: no answer, since the target, the file or the cluster cannot
-/// be read.
+/// Prints the answer. Exit code 0: allowed; 1: denied; 2: no answer, since the target, the file or the cluster cannot be
+/// read, or only the cluster knows.
 #[allow(clippy::print_stderr, reason = "for the person who typed the command")]
 pub fn run(options: &Options) -> ExitCode {
     match explain(options) {
@@ -72,14 +87,18 @@ pub fn run(options: &Options) -> ExitCode {
             for warning in &answer.warnings {
                 eprintln!("warning: {warning}");
             }
-            if std::io::stdout().write_all(answer.text.as_bytes()).is_err() {
-                return ExitCode::from(UNREADABLE);
+            if std::io::stdout().write_all(answer.to_string().as_bytes()).is_err() {
+                return ExitCode::from(UNKNOWN);
             }
-            if answer.allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            match answer.finding {
+                Finding::Allowed => ExitCode::SUCCESS,
+                Finding::Denied => ExitCode::FAILURE,
+                Finding::Unknown => ExitCode::from(UNKNOWN),
+            }
         }
         Err(message) => {
             eprintln!("agentsandbox explain: {message}");
-            ExitCode::from(UNREADABLE)
+            ExitCode::from(UNKNOWN)
         }
     }
 }
@@ -96,6 +115,10 @@ fn explain(options: &Options) -> Result<Answer, String> {
         (None, Some(name)) => {
             let sandbox = live::sandbox(name, options.namespace.as_deref(), options.context.clone())?;
             let mut answer = answer(&sandbox, &target, &addresses, &options.address);
+            if let Some(refusal) = live::refusal(&sandbox) {
+                answer.finding = Finding::Denied;
+                answer.say("refused", &refusal);
+            }
             answer.say("in force", &live::in_force(&sandbox));
             for (condition, text) in live::conditions(&sandbox) {
                 answer.say(&condition, &text);

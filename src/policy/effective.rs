@@ -60,15 +60,7 @@ impl EffectivePolicy {
 
     /// What in the rules is allowed and seldom meant.
     pub fn warnings(&self) -> Vec<PolicyWarning> {
-        let wide = self.rules.iter().filter(|rule| rule.pattern.is_public_suffix());
-        let warning = |rule: &HostRule| PolicyWarning {
-            field: format!("spec.network.egress[{}].host", rule.index),
-            message: format!(
-                "`{}` means every name under a public suffix, which anybody may register; list the names that are needed",
-                rule.pattern
-            ),
-        };
-        wide.map(warning).collect()
+        self.rules.iter().filter_map(PolicyWarning::of).collect()
     }
 
     /// Whether a connection to `name` and `port` may be opened at all.

@@ -10,6 +10,7 @@ mod pattern;
 pub mod reserved;
 mod rule;
 mod shown;
+mod warning;
 
 pub use address::{AddressClass, AddressPolicy};
 pub use decision::{AppProtocol, Decision, Reason, Verdict};
@@ -17,6 +18,7 @@ pub use digest::digest;
 pub use effective::EffectivePolicy;
 pub use host::{HostName, HostNameError};
 pub use path::PathPrefix;
-pub use pattern::HostPattern;
-pub use rule::{Accepted, HostRule, PolicyError, PolicyWarning, bytes_of_limits};
+pub use pattern::{HostPattern, HostPatternError};
+pub use rule::{Accepted, HostRule, PolicyError, bytes_of_limits};
 pub use shown::shown;
+pub use warning::PolicyWarning;

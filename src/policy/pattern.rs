@@ -3,6 +3,33 @@ use std::{fmt, str::FromStr};
 
 use super::{HostName, HostNameError};
 
+/// Why a text is not a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostPatternError {
+    /// A star that is not the whole of the first label.
+    #[error("a * elsewhere than alone before the first dot")]
+    Star,
+    /// Any other character that no host name has; of ASCII.
+    #[error("the character {0:?}")]
+    Character(char),
+    /// A dot at the end. A name from the network may have one; a rule is written in one way.
+    #[error("a dot at the end")]
+    TrailingDot,
+    /// Stars or none, and then what is no name.
+    #[error(transparent)]
+    Name(HostNameError),
+}
+
+impl From<HostNameError> for HostPatternError {
+    fn from(error: HostNameError) -> Self {
+        match error {
+            HostNameError::Character(b'*') => Self::Star,
+            HostNameError::Character(byte) => Self::Character(char::from(byte)),
+            other => Self::Name(other),
+        }
+    }
+}
+
 /// Which names a rule means. There is no pattern for every name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
@@ -49,16 +76,17 @@ fn before<'a>(name: &'a HostName, base: &HostName) -> Option<&'a str> {
 }
 
 impl FromStr for HostPattern {
-    type Err = HostNameError;
+    type Err = HostPatternError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(base) = text.strip_prefix("**.") {
-            return HostName::parse(base).map(Self::AnyDepth);
-        }
-        match text.strip_prefix("*.") {
-            Some(base) => HostName::parse(base).map(Self::OneLabel),
-            None => HostName::parse(text).map(Self::Exact),
-        }
+        let (form, base): (fn(HostName) -> Self, _) =
+            match (text.strip_prefix("**."), text.strip_prefix("*.")) {
+                (Some(base), _) => (Self::AnyDepth, base),
+                (None, Some(base)) => (Self::OneLabel, base),
+                (None, None) => (Self::Exact, text),
+            };
+        let pattern = HostName::parse(base).map(form)?;
+        if base.ends_with('.') { Err(HostPatternError::TrailingDot) } else { Ok(pattern) }
     }
 }
 
@@ -103,7 +131,7 @@ mod tests {
                 &["example", "notexample", "a.notexample"],
             ),
             ("*.a.example", &["b.a.example"], &["b.example", "a.example", "ba.example"]),
-            ("*.Example.", &["a.example"], &["example"]),
+            ("*.Example", &["a.example", "a.example."], &["example"]),
         ] {
             for name in yes {
                 assert!(matches(pattern, name), "{pattern} {name}");
@@ -139,6 +167,28 @@ mod tests {
             "*.0x7f",
         ] {
             assert!(text.parse::<HostPattern>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_apart() {
+        use HostPatternError::{Character, Name, Star, TrailingDot};
+        for (text, error) in [
+            ("api.example.", TrailingDot),
+            ("*.example.", TrailingDot),
+            ("**.example.", TrailingDot),
+            ("127.0.0.1.", Name(HostNameError::Address)),
+            ("example..", Name(HostNameError::EmptyLabel)),
+            ("*.", Name(HostNameError::Empty)),
+            ("*..", Name(HostNameError::Empty)),
+            ("*", Star),
+            ("api*.example", Star),
+            ("a.**.example.", Star),
+            ("https://api.example", Character(':')),
+            ("a\u{1b}.example", Character('\u{1b}')),
+            ("*.b\u{fc}cher.example", Name(HostNameError::NotAscii)),
+        ] {
+            assert_eq!(text.parse::<HostPattern>(), Err(error), "{text}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! Rules for host names, checked.
-use super::{HostName, HostPattern, PathPrefix, shown};
+use super::{HostName, HostNameError, HostPattern, HostPatternError, PathPrefix, shown};
 use crate::api::v1alpha1::{EgressRule, HttpRule, NetworkLimits, Protocol, bytes_of};
 
 /// Least of `limits.egressBytes`: less would not carry a TLS handshake.
@@ -12,16 +12,6 @@ pub struct PolicyError {
     /// Path of the field, such as `spec.network.egress[0].host`.
     pub field: String,
     /// What is wrong and what to write instead; text of the user's is cut and escaped.
-    pub message: String,
-}
-
-/// What an object may say and seldom means.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}")]
-pub struct PolicyWarning {
-    /// Path of the field.
-    pub field: String,
-    /// What it means and what to write instead.
     pub message: String,
 }
 
@@ -81,7 +71,7 @@ impl HostRule {
                 }
             };
         };
-        let pattern = host.parse().map_err(|error| fail("host", format!("`{}` has {error}", shown(host))))?;
+        let pattern = host.parse().map_err(|error| fail("host", wrong_host(host, error)))?;
         let ports: Vec<u16> = rule.ports.iter().filter_map(|p| u16::try_from(*p).ok()).collect();
         if !(1..=16).contains(&rule.ports.len()) || ports.len() != rule.ports.len() || ports.contains(&0) {
             return Err(fail("ports", "must be 1 to 16 ports from 1 to 65535, such as [443]".to_owned()));
@@ -118,6 +108,22 @@ impl HostRule {
     pub fn has_port(&self, port: u16) -> bool {
         self.ports.contains(&port)
     }
+}
+
+/// What is wrong with `host`, and what to write instead.
+fn wrong_host(host: &str, error: HostPatternError) -> String {
+    let instead = match error {
+        HostPatternError::TrailingDot => {
+            format!("; write `{}`", shown(host.strip_suffix('.').unwrap_or(host)))
+        }
+        HostPatternError::Star | HostPatternError::Character(_) => {
+            "; write the exact name (api.example), *.example for one label before it, or **.example for any number of labels"
+                .to_owned()
+        }
+        HostPatternError::Name(HostNameError::Address) => "; for addresses write cidr".to_owned(),
+        HostPatternError::Name(_) => String::new(),
+    };
+    format!("`{}` has {error}{instead}", shown(host))
 }
 
 fn accepted_http(http: &HttpRule) -> Result<Accepted, (&'static str, String)> {

@@ -22,13 +22,29 @@ const OFFLINE_UID: &str = "offline";
 /// Exit code when an input cannot be read.
 const UNREADABLE: u8 = 2;
 
+/// End of the long help.
+const HELP: &str = "\
+Exit codes:
+  0  the objects of every sandbox are printed
+  1  a sandbox is refused: every refusal is on standard error
+  2  the file or an option cannot be read
+
+Examples:
+  agentsandbox render -f sandbox.yaml
+  agentsandbox render -f sandbox.yaml -n team-a --service serving/model=app=model
+  agentsandbox render -f sandbox.yaml --reserved-cidr 10.244.0.0/16,10.96.0.0/16";
+
 /// Options of `agentsandbox render`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_long_help = HELP)]
 pub struct Options {
     /// File with one or more AgentSandbox objects, and optionally the Services that their rules name; - is the
     /// standard input.
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// Namespace of the objects that name none.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
     /// Image of the operator.
     #[arg(long, default_value = "agentsandbox:dev")]
     pub image: String,
@@ -128,7 +144,8 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
             }
             ("v1", "Service") => {
                 let service: Service = object("Service", document)?;
-                let namespace = service.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+                let namespace =
+                    service.metadata.namespace.clone().unwrap_or_else(|| options.namespace.clone());
                 let name = service.metadata.name.clone().unwrap_or_default();
                 services.insert((namespace, name), ObservedService::from_service(&service));
             }
@@ -155,7 +172,7 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
     };
     let mut rendered = Rendered::default();
     for mut sandbox in sandboxes {
-        complete(&mut sandbox);
+        complete(&mut sandbox, &options.namespace);
         let mut observed = Observed { services: services.clone(), ..Observed::default() };
         for text in &options.service {
             let (key, service) = named_service(text, &sandbox)?;
@@ -167,9 +184,9 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
 }
 
 /// What an API server and `kubectl` add.
-fn complete(sandbox: &mut AgentSandbox) {
+pub(crate) fn complete(sandbox: &mut AgentSandbox, namespace: &str) {
     let meta = &mut sandbox.metadata;
-    meta.namespace.get_or_insert_with(|| "default".to_owned());
+    meta.namespace.get_or_insert_with(|| namespace.to_owned());
     meta.uid.get_or_insert_with(|| OFFLINE_UID.to_owned());
     meta.generation.get_or_insert(1);
 }
@@ -225,6 +242,12 @@ fn named_service(text: &str, sandbox: &AgentSandbox) -> Result<((String, String)
     let selector = pairs
         .map(|pair| pair.map(|(key, value)| (key.to_owned(), value.to_owned())))
         .collect::<Result<BTreeMap<_, _>, _>>()?;
+    let ports = ports_of_rules(sandbox, name);
+    Ok(((namespace.to_owned(), name.to_owned()), ObservedService { selector, ports }))
+}
+
+/// The ports that the rules of `sandbox` name of a Service of that name, as if Pods had the same.
+pub(crate) fn ports_of_rules(sandbox: &AgentSandbox, name: &str) -> Vec<ObservedPort> {
     let rules = sandbox.spec.network.iter().flat_map(|n| &n.egress);
     let ports = rules.filter(|r| r.service.as_ref().is_some_and(|s| s.name == name)).flat_map(|rule| {
         let port = |port: &i32| ObservedPort {
@@ -234,6 +257,5 @@ fn named_service(text: &str, sandbox: &AgentSandbox) -> Result<((String, String)
         };
         rule.ports.iter().map(port)
     });
-    let ports = ports.collect();
-    Ok(((namespace.to_owned(), name.to_owned()), ObservedService { selector, ports }))
+    ports.collect()
 }

@@ -174,6 +174,28 @@ fn a_policy_with_a_bad_rule_is_none() {
 }
 
 #[test]
+fn a_bad_host_says_what_to_write() {
+    for (host, said) in [
+        ("api.example.", "`api.example.` has a dot at the end; write `api.example`"),
+        ("*.example.", "`*.example.` has a dot at the end; write `*.example`"),
+        (
+            "api*.example",
+            "`api*.example` has a * elsewhere than alone before the first dot; write the exact name (api.example), *.example for one label before it, or **.example for any number of labels",
+        ),
+        (
+            "user@api.example",
+            "`user@api.example` has the character '@'; write the exact name (api.example), *.",
+        ),
+        ("a\nb", "`a\\nb` has the character '\\n'; write the exact name"),
+        ("10.0.0.1", "host names end in a label that is no number; for addresses write cidr"),
+    ] {
+        let network = serde_json::from_value(json!({"egress": [{"host": host, "ports": [443]}]})).unwrap();
+        let error = EffectivePolicy::of(Some(&network)).unwrap_err();
+        assert!(error.message.contains(said), "{error}");
+    }
+}
+
+#[test]
 fn every_refusal_says_what_to_do() {
     let asked = name("api.example");
     for reason in [

@@ -1,0 +1,111 @@
+//! Rules that are allowed and seldom meant.
+use super::{HostPattern, HostRule, shown};
+
+/// What an object may say and seldom means.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct PolicyWarning {
+    /// Path of the field.
+    pub field: String,
+    /// What it means and what to write instead.
+    pub message: String,
+}
+
+impl PolicyWarning {
+    /// The warning about `rule`, where there is one.
+    pub(super) fn of(rule: &HostRule) -> Option<Self> {
+        let HostRule { index, pattern, .. } = rule;
+        let message = if pattern.is_public_suffix() {
+            "means every name under a public suffix, which anybody may register; list the names that are needed"
+                .to_owned()
+        } else if under(pattern, "localhost") {
+            "is the sandbox itself, whose own servers need no rule, and the gateway dials no loopback address; leave the rule out"
+                .to_owned()
+        } else {
+            let service = service(pattern)?;
+            format!(
+                "is a name of the cluster's own, whose addresses the gateway does not dial; for a Service write service: {service} instead of host"
+            )
+        };
+        let message = format!("`{}` {message}", shown(&pattern.to_string()));
+        Some(Self { field: format!("spec.network.egress[{index}].host"), message })
+    }
+}
+
+/// Whether every name that `pattern` means is `zone` or under it.
+fn under(pattern: &HostPattern, zone: &str) -> bool {
+    let before = pattern.base().as_str().strip_suffix(zone);
+    before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+/// The reference to the Service that a name of the cluster's own DNS most likely means. Of the cluster's domain only the
+/// usual one is known here.
+fn service(pattern: &HostPattern) -> Option<String> {
+    const DOMAIN: &str = "cluster.local";
+    let base = pattern.base().as_str();
+    let labels = match base.strip_suffix(DOMAIN) {
+        Some(_) if under(pattern, DOMAIN) => base.strip_suffix(".svc.cluster.local").unwrap_or_default(),
+        _ if under(pattern, "svc") => base.strip_suffix(".svc").unwrap_or_default(),
+        _ => return None,
+    };
+    let mut labels = labels.rsplit('.').filter(|label| !label.is_empty());
+    let (last, before) = (labels.next(), labels.next());
+    Some(match (before, last, pattern) {
+        (Some(name), Some(namespace), _) => format!("{{name: {name}, namespace: {namespace}}}"),
+        (None, Some(name), HostPattern::Exact(_)) => format!("{{name: {name}}}"),
+        (None, Some(namespace), _) => format!("{{name: NAME, namespace: {namespace}}}"),
+        _ => "{name: NAME, namespace: NAMESPACE}".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn warning(host: &str) -> Option<PolicyWarning> {
+        let rule = serde_json::from_value(json!({"host": host, "ports": [443]})).unwrap();
+        PolicyWarning::of(&HostRule::parse(3, &rule).unwrap().unwrap())
+    }
+
+    #[test]
+    fn what_cannot_work_is_warned_of() {
+        for (host, said) in [
+            ("*.github.io", "every name under a public suffix"),
+            ("localhost", "`localhost` is the sandbox itself"),
+            ("*.localhost", "the sandbox itself"),
+            ("a.LOCALHOST", "`a.localhost` is the sandbox itself"),
+            ("web.team.svc.cluster.local", "write service: {name: web, namespace: team} instead of host"),
+            ("web.team.svc", "{name: web, namespace: team}"),
+            ("pod-0.web.team.svc", "{name: web, namespace: team}"),
+            ("*.web.team.svc", "{name: web, namespace: team}"),
+            ("*.team.svc.cluster.local", "{name: NAME, namespace: team}"),
+            ("x.svc", "service: {name: x} instead"),
+            ("svc", "{name: NAME, namespace: NAMESPACE}"),
+            ("**.svc", "{name: NAME, namespace: NAMESPACE}"),
+            ("**.cluster.local", "{name: NAME, namespace: NAMESPACE}"),
+            ("10-0-0-1.team.pod.cluster.local", "{name: NAME, namespace: NAMESPACE}"),
+        ] {
+            let warning = warning(host).unwrap_or_else(|| panic!("{host}"));
+            assert_eq!(warning.field, "spec.network.egress[3].host");
+            assert!(warning.message.contains(said), "{warning}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_it_is_not() {
+        for host in [
+            "api.example",
+            "svc.example",
+            "web.svc.example",
+            "notsvc",
+            "notlocalhost",
+            "localhost.example",
+            "mycluster.local",
+            "printer.local",
+        ] {
+            assert_eq!(warning(host), None, "{host}");
+        }
+    }
+}
