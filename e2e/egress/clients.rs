@@ -108,10 +108,10 @@ fn clients_work_unmodified() {
 
 #[test]
 fn clients_work_unmodified_in_a_user_namespace() {
-    run("clients-userns", json!({"userNamespace": "Required"}), &["curl", "git", "pip", "go", "node"]);
+    run("clients-userns", json!({"userNamespace": "Required"}), &NAMES);
 }
 
 #[test]
 fn clients_work_unmodified_under_gvisor() {
-    run("clients-gvisor", json!({"runtimeClassName": "gvisor"}), &["curl", "git", "pip", "go", "node"]);
+    run("clients-gvisor", json!({"runtimeClassName": "gvisor"}), &NAMES);
 }
