@@ -42,7 +42,32 @@ impl Ending {
 enum Stage {
     Opened,
     Protocol(AppProtocol, bool),
-    Request(String, String),
+    Requests(Asked),
+}
+
+/// Bytes of requests that are remembered of one connection.
+const MAX_ASKED: usize = 8 * 1024;
+
+/// Requests of plain HTTP on one connection. All of them: the answer to an earlier one may still be on its way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Asked {
+    requests: Vec<(String, String)>,
+    bytes: usize,
+    /// Whether there were more than could be remembered.
+    more: bool,
+}
+
+impl Asked {
+    fn add(&mut self, method: &str, path: &str) {
+        if self.more || self.requests.iter().any(|(m, p)| m == method && p == path) {
+            return;
+        }
+        self.bytes = self.bytes.saturating_add(method.len() + path.len());
+        self.more = self.bytes > MAX_ASKED;
+        if !self.more {
+            self.requests.push((method.to_owned(), path.to_owned()));
+        }
+    }
 }
 
 /// Where a connection leads.
@@ -90,7 +115,15 @@ impl Connection {
 
     /// This request is next.
     pub fn requests(&self, method: &str, path: &str) {
-        self.set(Stage::Request(method.to_owned(), path.to_owned()));
+        let Some(target) = &self.target else { return };
+        let mut stage = target.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Stage::Requests(asked) = &mut *stage {
+            asked.add(method, path);
+        } else {
+            let mut asked = Asked::default();
+            asked.add(method, path);
+            *stage = Stage::Requests(asked);
+        }
     }
 
     fn set(&self, stage: Stage) {
@@ -124,7 +157,13 @@ impl Connection {
         let decision = match &*target.stage.lock().unwrap_or_else(PoisonError::into_inner) {
             Stage::Opened => policy.decide(name, port),
             Stage::Protocol(protocol, ech) => policy.decide_protocol(name, port, *protocol, *ech),
-            Stage::Request(method, path) => policy.decide_http(name, port, method, path),
+            // What was asked beyond that is not known: the agent asks again on a new connection.
+            Stage::Requests(asked) if asked.more => return self.end(Ending::PolicyUnknown),
+            Stage::Requests(asked) => {
+                let decide = |(method, path): &(String, String)| policy.decide_http(name, port, method, path);
+                let refused = asked.requests.iter().map(decide).find(|decision| !decision.is_allowed());
+                refused.unwrap_or_else(|| policy.decide(name, port))
+            }
         };
         if !decision.is_allowed() {
             self.end(Ending::PolicyChanged(decision));

@@ -267,7 +267,7 @@ mod tests {
     use std::future::Future;
     use std::task::{Context, Poll, Waker};
 
-    use super::super::sandboxes::tests::{sandbox, sandbox_with_bytes};
+    use super::super::sandboxes::tests::{sandbox, sandbox_of, sandbox_with_bytes};
     use super::*;
     use crate::policy::AppProtocol;
 
@@ -302,6 +302,27 @@ mod tests {
         assert!(matches!(now(a.ended()), Some(Ending::PolicyChanged(_))), "the first reason stays");
         drop((a, b, stream));
         assert_eq!(live.len(), 0);
+    }
+
+    #[test]
+    fn every_request_of_a_connection_has_to_be_allowed_still() {
+        let sandbox = |generation, prefixes: &[&str]| {
+            let http = serde_json::json!({"pathPrefixes": prefixes});
+            let rule = serde_json::json!({"host": "a.example", "ports": [443], "http": http});
+            sandbox_of(generation, vec![serde_json::from_value(rule).unwrap()])
+        };
+        let limits = Limits::default();
+        let live = Arc::new(Live::new(Arc::new(sandbox(1, &["/big", "/small"])), &limits));
+        let enter = || live.enter("p", Some(target("a.example")), &limits).unwrap();
+        let (both, small, many) = (enter(), enter(), enter());
+        both.requests("GET", "/big");
+        both.requests("GET", "/small");
+        small.requests("GET", "/small");
+        (0..1000).for_each(|number| many.requests("GET", &format!("/small/{number}")));
+        live.update(Some(Arc::new(sandbox(2, &["/small"]))));
+        assert!(matches!(now(both.ended()), Some(Ending::PolicyChanged(_))), "an earlier one counts");
+        assert_eq!(now(small.ended()), None);
+        assert_eq!(now(many.ended()), Some(Ending::PolicyUnknown), "what is not known is not allowed");
     }
 
     #[test]

@@ -273,7 +273,10 @@ pub mod tests {
     }
 
     pub fn sandbox(generation: i64, hosts: &[&str]) -> Sandbox {
-        let rules = hosts.iter().map(|host| rule(host)).collect();
+        sandbox_of(generation, hosts.iter().map(|host| rule(host)).collect())
+    }
+
+    pub fn sandbox_of(generation: i64, rules: Vec<EgressRule>) -> Sandbox {
         Sandbox::of(&DeserializeGuard(Ok(object(generation, rules)))).unwrap()
     }
 
