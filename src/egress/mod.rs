@@ -1,5 +1,5 @@
 //! What sidecar and gateway say to each other, and what the sidecar says of the start. See
 //! `docs/design/0007-egress.md`.
+pub mod buffered;
 pub mod containment;
-pub mod read_ahead;
 pub mod wire;

@@ -19,7 +19,7 @@ use super::request::{self, BadRequest, Wish};
 use super::sources::Waiting;
 use super::{policy_stream, tunnel};
 use crate::audit::{NetworkEvent, NetworkOutcome, now_ms};
-use crate::egress::read_ahead::ReadAhead;
+use crate::egress::buffered::Buffered;
 use crate::egress::wire::ALPN;
 
 /// Time for a handshake.
@@ -97,7 +97,7 @@ async fn serve(
     waiting: Waiting,
 ) {
     let _ = stream.set_nodelay(true);
-    let mut agent = match timeout(HANDSHAKE, acceptor.accept(ReadAhead::new(stream))).await {
+    let mut agent = match timeout(HANDSHAKE, acceptor.accept(Buffered::new(stream))).await {
         Ok(Ok(agent)) => agent,
         Ok(Err(error)) => {
             context.metrics.handshake_failures.inc();
@@ -140,7 +140,7 @@ async fn serve(
 
 async fn answer(
     context: &Context,
-    agent: &mut TlsStream<ReadAhead<TcpStream>>,
+    agent: &mut TlsStream<Buffered<TcpStream>>,
     peer: &super::identity::Peer,
     wish: &Wish,
     source: SocketAddr,

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::pause;
-use super::stream::Buffered;
+use crate::egress::buffered::Buffered;
 use crate::policy::HostName;
 
 /// What a name that may not be reached is answered with. It stays open whether the name exists: nobody has looked.

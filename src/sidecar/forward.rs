@@ -6,6 +6,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::http1::{self, Framing, Request, Response};
 use super::tunnel::{Agent, Target, Tunnel};
+use crate::egress::buffered::Buffered;
 
 /// Most interim answers (1xx) before an answer.
 const MAX_INTERIM: usize = 16;
@@ -112,7 +113,7 @@ pub fn request_head(
 
 /// Passes on the answer; tells whether both connections may carry another one.
 pub async fn answer<R, W>(
-    origin: &mut super::stream::Buffered<R>,
+    origin: &mut Buffered<R>,
     agent: &mut W,
     method: &str,
     close: bool,

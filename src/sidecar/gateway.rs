@@ -21,9 +21,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
 
 use super::held::Held;
 use super::http1::{self, Framing, Response};
-use super::stream::Buffered;
 use super::token::TokenFile;
-use crate::egress::read_ahead::ReadAhead;
+use crate::egress::buffered::Buffered;
 use crate::egress::wire::{ALPN, Denial};
 
 /// Longest wait for a TCP connection. A gateway that does not answer is gone, and another one may be there.
@@ -63,7 +62,7 @@ const PENALTY: Duration = Duration::from_secs(10);
 const TRIES: usize = 2;
 
 /// A connection.
-pub type Wire = TlsStream<ReadAhead<TcpStream>>;
+pub type Wire = TlsStream<Buffered<TcpStream>>;
 
 /// How to reach the gateways.
 #[derive(Clone, Debug)]
@@ -256,7 +255,7 @@ impl Gateways {
         let stream = timeout(CONNECT, socket.connect(address)).await??;
         stream.set_nodelay(true)?;
         let mut wire =
-            timeout(HANDSHAKE, self.connector.0.connect(self.name.clone(), ReadAhead::new(stream))).await??;
+            timeout(HANDSHAKE, self.connector.0.connect(self.name.clone(), Buffered::new(stream))).await??;
         wire.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
         if wire.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks another protocol"));

@@ -3,7 +3,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::stream::Buffered;
+use crate::egress::buffered::Buffered;
 use crate::egress::wire::MAX_HEAD;
 
 /// Most header fields of a head.

@@ -24,7 +24,6 @@ mod proxy;
 mod relay;
 mod socks5;
 mod spool;
-mod stream;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::gateway::{Gateways, Wire};
 use super::held::Held;
 use super::ledger::Ledger;
-use super::stream::Buffered;
+use crate::egress::buffered::Buffered;
 use crate::egress::wire::{HEARTBEAT, MAX_UPDATE, PolicyUpdate, REPORT_EVERY, Refusals};
 
 /// First pause before another try.
@@ -85,10 +85,9 @@ async fn stream(gateways: &Gateways, held: &Held, ledger: &Ledger, next_report: 
 async fn report(stream: &mut Buffered<Wire>, refusals: &Refusals) -> io::Result<()> {
     let mut line = serde_json::to_vec(refusals)?;
     line.push(b'\n');
-    let wire = stream.inner_mut();
     let writing = async {
-        wire.write_all(&line).await?;
-        wire.flush().await
+        stream.write_all(&line).await?;
+        stream.flush().await
     };
     timeout(PATIENCE, writing).await?
 }

@@ -3,8 +3,8 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::stream::Buffered;
 use super::tunnel::{Agent, Tunnel};
+use crate::egress::buffered::Buffered;
 
 /// Carries both ways. When either side breaks or the tunnel has to end, the agent's connection is reset.
 pub async fn relay(mut agent: Agent, tunnel: Tunnel) {

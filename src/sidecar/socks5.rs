@@ -12,8 +12,8 @@ use super::accept;
 use super::dns::Directory;
 use super::gateway::denial;
 use super::relay::relay;
-use super::stream::Buffered;
 use super::tunnel::{Agent, Target, Tunnels, Via};
+use crate::egress::buffered::Buffered;
 use crate::egress::wire::Denial;
 use crate::policy::HostName;
 

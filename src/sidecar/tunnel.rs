@@ -11,7 +11,7 @@ use super::budget::{Budget, Counted, Meter};
 use super::gateway::{Gateways, Wire, denial};
 use super::held::Held;
 use super::ledger::Ledger;
-use super::stream::Buffered;
+use crate::egress::buffered::Buffered;
 use crate::egress::wire::{BYTES_HEADER, Denial, VIA_HEADER};
 use crate::policy::HostName;
 

@@ -4,8 +4,8 @@ use std::io;
 use super::super::forward::{answer, request_head};
 use super::super::http1::{Request, Response, copy_body, read_head};
 use super::super::proxy::{absolute, authority};
-use super::super::stream::Buffered;
 use super::super::tunnel::Target;
+use crate::egress::buffered::Buffered;
 use crate::fuzzing::pieces::{Pieces, finish, sizes};
 use crate::policy::HostName;
 

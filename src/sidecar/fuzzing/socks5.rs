@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use super::super::dns::Directory;
 use super::super::socks5::{self, Asked};
-use super::super::stream::Buffered;
 use super::{Rules, is_own};
+use crate::egress::buffered::Buffered;
 use crate::fuzzing::pieces::{Pieces, finish, sizes};
 use crate::policy::HostName;
 

@@ -1,16 +1,19 @@
-//! A reader that hands out what it has read in the pieces that a protocol asks for.
+//! A stream that is read ahead, and hands out what it has read in the pieces that a protocol asks for.
+//!
+//! Below TLS it serves as the stream itself: by itself the TLS library reads 4 KiB at a time, which is five system calls for
+//! each full record, and as many updates of the window.
 use std::future::poll_fn;
-use std::io;
-use std::pin::pin;
-use std::task::{Context, Poll};
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use futures::FutureExt;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// Room for a first read.
 const SMALL: usize = 4 * 1024;
 
-/// Room for the reads of a busy stream.
+/// Room for the reads of a busy stream. It counts on the sidecar's memory as long as the agent does not take the bytes.
 const LARGE: usize = 32 * 1024;
 
 /// A reader with what it has read and nobody has taken yet. Everything here is cancel safe: bytes stay.
@@ -44,11 +47,6 @@ impl<R: AsyncRead + Unpin> Buffered<R> {
     /// The reader beneath.
     pub fn inner(&self) -> &R {
         &self.inner
-    }
-
-    /// The reader beneath, to write to where it takes that too.
-    pub fn inner_mut(&mut self) -> &mut R {
-        &mut self.inner
     }
 
     /// What is read and not taken.
@@ -151,12 +149,62 @@ impl<R: AsyncRead + Unpin> Buffered<R> {
     }
 }
 
+impl<S: AsyncRead + Unpin> AsyncRead for Buffered<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.data().is_empty() {
+            ready!(this.poll_fill(context))?;
+        }
+        let data = this.data();
+        let count = data.len().min(buffer.remaining());
+        buffer.put_slice(data.get(..count).unwrap_or_default());
+        this.consume(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
 fn too_long(most: usize) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("more than {most} bytes"))
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     #[tokio::test]
@@ -185,7 +233,7 @@ mod tests {
         assert_eq!(stream.data().len(), LARGE / 2 + LARGE, "enough");
         let (near, mut far) = tokio::io::duplex(64);
         let mut stream = Buffered::new(near);
-        tokio::io::AsyncWriteExt::write_all(&mut far, b"some").await.unwrap();
+        far.write_all(b"some").await.unwrap();
         assert!(stream.some().await.unwrap());
         stream.gather().unwrap();
         assert_eq!(stream.data(), b"some", "nobody waits for more");
@@ -199,13 +247,38 @@ mod tests {
     struct Broken;
 
     impl AsyncRead for Broken {
-        fn poll_read(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut Context<'_>,
-            _: &mut tokio::io::ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
         }
+    }
+
+    #[tokio::test]
+    async fn bytes_come_whole_and_in_order_and_the_buffer_goes() {
+        let sent: Vec<u8> = (0..400_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let (near, mut far) = tokio::io::duplex(100_000);
+        let mut stream = Buffered::new(near);
+        let expected = sent.clone();
+        let write = async move {
+            far.write_all(&sent).await.unwrap();
+            far
+        };
+        let read = async {
+            let (mut all, mut piece) = (Vec::new(), [0; 5000]);
+            while all.len() < expected.len() {
+                let count = stream.read(&mut piece).await.unwrap();
+                all.extend_from_slice(&piece[..count]);
+            }
+            (all, stream)
+        };
+        let (far, (all, mut stream)) = tokio::join!(write, read);
+        assert!(all == expected);
+        assert_eq!(stream.room, LARGE);
+        let mut byte = [0];
+        assert!(futures::poll!(pin!(stream.read(&mut byte))).is_pending());
+        assert_eq!(stream.buffer.capacity(), 0, "who waits has no buffer");
+        drop(far);
+        assert_eq!(stream.read(&mut byte).await.unwrap(), 0);
+        assert_eq!(stream.read(&mut byte).await.unwrap(), 0, "the end stays the end");
     }
 
     #[tokio::test]
