@@ -14,7 +14,7 @@ use crate::api::v1alpha1::{
     LimitsStatus, Outcome, Phase,
 };
 use crate::egress::wire::EgressSummary;
-use crate::policy::EffectivePolicy;
+use crate::policy::PolicyWarning;
 
 /// Reason why a Pod is not made, and why the egress is not ready: nobody knows yet where the gateway is.
 pub const GATEWAY_UNAVAILABLE: &str = "GatewayUnavailable";
@@ -66,8 +66,8 @@ pub struct Inputs<'a> {
 
 /// What `sandbox`'s spec says and seldom means, for a person.
 pub fn warnings(sandbox: &AgentSandbox) -> String {
-    let policy = EffectivePolicy::of(sandbox.spec.network.as_ref());
-    let all: Vec<String> = policy.iter().flat_map(EffectivePolicy::warnings).map(|w| w.to_string()).collect();
+    let all = PolicyWarning::all(sandbox.spec.network.as_ref());
+    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
     bounded(&all.join("; "))
 }
 

@@ -119,8 +119,7 @@ pub struct Canary {
 pub struct Denial {
     /// One word, see [`crate::policy::Reason`]; or `Unauthenticated`, `PolicyUnknown`, `ResolutionFailed`,
     /// `AddressRefused`, `DialFailed`, `TooManyConnections`, `EgressBytesExceeded`, `GatewayBusy` and `Draining` (ask
-    /// another gateway),
-    /// `BadRequest`, `TooSlow`.
+    /// another gateway), `BadRequest`, `TooSlow`.
     pub reason: String,
     /// For the agent: what was refused, and what the owner of the sandbox has to write to allow it.
     pub message: String,

@@ -92,15 +92,10 @@ impl Resolver {
         tokio::pin!(v6, v4);
         match self.families.lacking(&name, Instant::now()) {
             Some(RecordType::AAAA) => {
-                let found = v4.as_mut().await;
-                let other = if has_addresses(&found) { Err(NetError::Timeout) } else { v6.await };
-                return (other, found);
+                let (v4, v6) = one_by_one(v4, v6).await;
+                return (v6, v4);
             }
-            Some(_) => {
-                let found = v6.as_mut().await;
-                let other = if has_addresses(&found) { Err(NetError::Timeout) } else { v4.await };
-                return (found, other);
-            }
+            Some(_) => return one_by_one(v6, v4).await,
             None => {}
         }
         let (v6, v4) = tokio::select! {
@@ -124,6 +119,16 @@ impl Resolver {
 }
 
 type Answer = Result<Lookup, NetError>;
+
+/// The answer for one family, and for the other only if that one has no address.
+async fn one_by_one(
+    likely: impl Future<Output = Answer>,
+    other: impl Future<Output = Answer>,
+) -> (Answer, Answer) {
+    let found = likely.await;
+    let other = if has_addresses(&found) { Err(NetError::Timeout) } else { other.await };
+    (found, other)
+}
 
 async fn soon(answer: impl Future<Output = Answer>) -> Answer {
     timeout(OTHER_FAMILY, answer).await.unwrap_or(Err(NetError::Timeout))

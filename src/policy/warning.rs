@@ -1,5 +1,6 @@
 //! Rules that are allowed and seldom meant.
-use super::{HostPattern, HostRule, shown};
+use super::{EffectivePolicy, HostPattern, HostRule, shown};
+use crate::api::v1alpha1::Network;
 
 /// What an object may say and seldom means.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -12,6 +13,11 @@ pub struct PolicyWarning {
 }
 
 impl PolicyWarning {
+    /// Those about the rules of `network`; none about rules that are refused anyhow.
+    pub fn all(network: Option<&Network>) -> Vec<Self> {
+        EffectivePolicy::of(network).map(|policy| policy.warnings()).unwrap_or_default()
+    }
+
     /// The warning about `rule`, where there is one.
     pub(super) fn of(rule: &HostRule) -> Option<Self> {
         let HostRule { index, pattern, .. } = rule;

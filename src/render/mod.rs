@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     api::v1alpha1::{AgentSandbox, GROUP, VERSION},
     plan::{self, GatewaySettings, Observed, ObservedPort, ObservedService, Refusal, Settings},
-    policy::{EffectivePolicy, shown},
+    policy::{PolicyWarning, shown},
 };
 
 /// The uid that stands for the one that only an API server gives.
@@ -204,8 +204,7 @@ fn one(
             return Ok(());
         }
     };
-    let network = sandbox.spec.network.as_ref();
-    let warnings = EffectivePolicy::of(network).map(|policy| policy.warnings()).unwrap_or_default();
+    let warnings = PolicyWarning::all(sandbox.spec.network.as_ref());
     rendered.warnings.extend(warnings.iter().map(ToString::to_string));
     let objects = plan::plan(&valid, settings);
     if sandbox.metadata.uid.as_deref() == Some(OFFLINE_UID) {

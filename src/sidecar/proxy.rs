@@ -13,7 +13,7 @@ use super::gateway::denial;
 use super::http1::{self, Request};
 use super::ledger::printable;
 use super::relay::relay;
-use super::tunnel::{Agent, Target, Tunnels, Via};
+use super::tunnel::{Agent, Target, Tunnels, Via, is_failure};
 use crate::egress::wire::Denial;
 use crate::policy::HostName;
 
@@ -177,9 +177,8 @@ pub fn authority(text: &str, default: Option<u16>) -> Result<Target, Wrong> {
 async fn refuse(agent: &mut Agent, target: &str, why: &Denial) -> io::Result<()> {
     let status = match why.reason.as_str() {
         "GatewayTimeout" => 504,
-        "GatewayUnreachable" | "GatewayError" | "TokenUnavailable" | "ResolutionFailed" | "DialFailed"
-        | "Draining" => 502,
         "TooManyConnections" | "GatewayBusy" => 503,
+        reason if is_failure(reason) => 502,
         _ => 403,
     };
     complain(agent, status, &why.reason, &format!("{target}: {}", why.message)).await

@@ -12,7 +12,7 @@ use super::accept;
 use super::dns::Directory;
 use super::gateway::denial;
 use super::relay::relay;
-use super::tunnel::{Agent, Target, Tunnels, Via};
+use super::tunnel::{Agent, Target, Tunnels, Via, is_failure};
 use crate::egress::buffered::Buffered;
 use crate::egress::wire::Denial;
 use crate::policy::HostName;
@@ -155,8 +155,8 @@ fn code(reason: &str) -> u8 {
     match reason {
         "ResolutionFailed" => reply::HOST_UNREACHABLE,
         "DialFailed" => reply::REFUSED,
-        "GatewayUnreachable" | "GatewayTimeout" | "GatewayError" | "TokenUnavailable" | "Draining"
-        | "TooManyConnections" | "GatewayBusy" => reply::FAILED,
+        "TooManyConnections" => reply::FAILED,
+        reason if is_failure(reason) => reply::FAILED,
         _ => reply::NOT_ALLOWED,
     }
 }

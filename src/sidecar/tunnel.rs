@@ -161,7 +161,7 @@ fn exceeded(target: &Target) -> Denial {
 }
 
 /// Whether nobody decided against it: it did not work.
-fn is_failure(reason: &str) -> bool {
+pub fn is_failure(reason: &str) -> bool {
     matches!(
         reason,
         "GatewayUnreachable"
