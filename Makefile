@@ -34,7 +34,7 @@ check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files
 	diff -u config/base/operator.yaml target/generated/operator.yaml || { echo "run 'make manifests'" >&2; exit 1; }
 	@[ "$$(stat -c %s $(CRD))" -lt 65536 ] || { echo "$(CRD) is larger than 64 KiB" >&2; exit 1; }
 	$(HELM) lint --strict --quiet charts/agentsandbox charts/agentsandbox-crds
-	@for f in e2e/run e2e/demo e2e/unenforced e2e/bench/run e2e/cluster/build e2e/cluster/up scripts/* fuzz/rustc .ci/run; do bash -n "$$f"; done
+	@for f in e2e/run e2e/demo e2e/install e2e/unenforced e2e/bench/run e2e/cluster/build e2e/cluster/up scripts/* fuzz/rustc .ci/run; do bash -n "$$f"; done
 	@if command -v cargo-deny >/dev/null; then cargo deny check && (cd fuzz && cargo deny check); else echo "cargo-deny is not installed: licences and advisories not checked"; fi
 
 fuzz: ## Fuzz each parser of untrusted bytes for FUZZ_SECONDS (20), and build it for that; see scripts/fuzz --help

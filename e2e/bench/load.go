@@ -73,6 +73,22 @@ func say(result map[string]any) {
 	json.NewEncoder(os.Stdout).Encode(result)
 }
 
+// everybody has every worker work until the end, and returns the seconds that it took.
+func everybody(work func(end time.Time)) float64 {
+	var group sync.WaitGroup
+	start := time.Now()
+	end := start.Add(time.Duration(*seconds * float64(time.Second)))
+	for range *workers {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			work(end)
+		}()
+	}
+	group.Wait()
+	return time.Since(start).Seconds()
+}
+
 // repeat has every worker do `once` again and again, and tells how long each took. `prepare` makes what it needs.
 func repeat(prepare func() (func() error, error)) {
 	var lock sync.Mutex
@@ -83,38 +99,29 @@ func repeat(prepare func() (func() error, error)) {
 		defer lock.Unlock()
 		errors, last = errors+1, err.Error()
 	}
-	var group sync.WaitGroup
-	start := time.Now()
-	end := start.Add(time.Duration(*seconds * float64(time.Second)))
-	for range *workers {
-		group.Add(1)
-		go func() {
-			defer group.Done()
-			once, err := prepare()
-			if err != nil {
+	took := everybody(func(end time.Time) {
+		once, err := prepare()
+		if err != nil {
+			failed(err)
+			return
+		}
+		var mine []float64
+		for time.Now().Before(end) {
+			began := time.Now()
+			if err := once(); err != nil {
 				failed(err)
-				return
+				time.Sleep(10 * time.Millisecond)
+				continue
 			}
-			var mine []float64
-			for time.Now().Before(end) {
-				began := time.Now()
-				if err := once(); err != nil {
-					failed(err)
-					time.Sleep(10 * time.Millisecond)
-					continue
-				}
-				mine = append(mine, float64(time.Since(began).Microseconds()))
-				if *pause > 0 {
-					time.Sleep(*pause)
-				}
+			mine = append(mine, float64(time.Since(began).Microseconds()))
+			if *pause > 0 {
+				time.Sleep(*pause)
 			}
-			lock.Lock()
-			all = append(all, mine...)
-			lock.Unlock()
-		}()
-	}
-	group.Wait()
-	took := time.Since(start).Seconds()
+		}
+		lock.Lock()
+		all = append(all, mine...)
+		lock.Unlock()
+	})
 	sort.Float64s(all)
 	at := func(part float64) float64 {
 		if len(all) == 0 {
@@ -163,24 +170,15 @@ func streams() {
 	var lock sync.Mutex
 	var total int64
 	errors := 0
-	var group sync.WaitGroup
-	start := time.Now()
-	end := start.Add(time.Duration(*seconds * float64(time.Second)))
-	for range *workers {
-		group.Add(1)
-		go func() {
-			defer group.Done()
-			count, err := stream(end)
-			lock.Lock()
-			defer lock.Unlock()
-			total += count
-			if err != nil {
-				errors++
-			}
-		}()
-	}
-	group.Wait()
-	took := time.Since(start).Seconds()
+	took := everybody(func(end time.Time) {
+		count, err := stream(end)
+		lock.Lock()
+		defer lock.Unlock()
+		total += count
+		if err != nil {
+			errors++
+		}
+	})
 	say(map[string]any{"bytes": total, "seconds": took, "mb_per_second": float64(total) / took / 1e6, "errors": errors})
 }
 
