@@ -49,7 +49,7 @@ fn when_the_leader_is_deleted_the_other_carries_on() {
 }
 
 /// Process of the operator in a Pod: the cluster's node is this machine.
-fn process_of(uid: &str) -> Option<Pid> {
+pub fn process_of(uid: &str) -> Option<Pid> {
     std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let command = std::fs::read(entry.path().join("cmdline")).ok()?;

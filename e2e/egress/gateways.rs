@@ -2,11 +2,16 @@
 use std::time::Duration;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use serde_json::json;
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
+};
+use nix::sys::signal::{Signal, kill};
+use serde_json::{Value, json};
 
 use super::{all_done, host, none_done, tcp};
-use crate::support::{Test, agent, exclusive, secs, shared, wait_for};
+use crate::leaders::process_of;
+use crate::support::{Test, agent, environment, exclusive, secs, shared, wait_for};
 
 const GATEWAY: &str = "agentsandbox-gateway";
 
@@ -143,5 +148,61 @@ fn a_budget_of_bytes_ends_the_way_out() {
         none_done(&said, &["one-20", "one-39"]);
         let egress = test.status("agent").await.egress.expect("status.egress");
         assert!(egress.last_denied.is_some_and(|l| l.contains("EgressBytesExceeded")));
+    });
+}
+
+/// A connection that lasts is on record before it ends: a gateway that is killed takes no record with it.
+#[test]
+fn a_gateway_that_is_killed_has_recorded_what_was_open() {
+    exclusive("egress-killed", |test| async move {
+        if environment().get("CLUSTER_NODE").is_none() {
+            eprintln!("the node is not this machine: its processes cannot be killed");
+            return;
+        }
+        test.probe().await;
+        let script = r"
+stream = connect('one.asbx.test', 7000)
+echo(stream)
+say(open=True)
+try:
+    while True:
+        echo(stream)
+        time.sleep(0.2)
+except (OSError, ValueError) as error:
+    say(broken=str(error))
+trial('again', lambda: echo(connect('one.asbx.test', 7000)))
+";
+        test.agent("agent", script, &[tcp("one.asbx.test")], json!({"timeout": "3m"})).await;
+        test.said("agent", "that it is open", |l| l["open"] == true).await;
+        let of = test.get("agent").await.metadata.uid.unwrap();
+        let records = |log: &str, activity: &str| -> Vec<Value> {
+            let mut lines = agent::lines(log);
+            lines.retain(|l| l["metadata"]["correlation_uid"] == of && l["activity_name"] == activity);
+            lines
+        };
+        let gateway = wait_for("a record of the open connection", secs(30), || async {
+            for pod in test.gateway_pods().await {
+                let log = test.system::<Pod>().logs(&pod.name_any(), &LogParams::default()).await.ok()?;
+                if !records(&log, "Open").is_empty() {
+                    return Some(pod);
+                }
+            }
+            None
+        })
+        .await;
+        let name = gateway.name_any();
+        kill(process_of(&gateway.uid().unwrap()).expect("the gateway's process"), Signal::SIGKILL).unwrap();
+        let said = test.said("agent", "that it goes on elsewhere", |l| l["probe"] == "again").await;
+        assert!(said.iter().any(|l| l["broken"].is_string()), "{said:#?}");
+        all_done(&said, &["again"]);
+        let before = LogParams { previous: true, ..LogParams::default() };
+        let log = wait_for("the log of the one that was killed", secs(60), || async {
+            test.system::<Pod>().logs(&name, &before).await.ok()
+        })
+        .await;
+        let open = records(&log, "Open");
+        assert_eq!(open.len(), 1, "{open:#?}");
+        assert_eq!(open[0]["dst_endpoint"]["hostname"], "one.asbx.test");
+        assert_eq!(records(&log, "Close").len() + records(&log, "Reset").len(), 0, "it had no time for that");
     });
 }

@@ -14,6 +14,8 @@ const GATEWAY: &str = "agentsandbox-gateway";
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkOutcome {
+    /// It was allowed, made, and goes on: another record tells of its end, unless the gateway is killed before.
+    Open,
     /// It was allowed, made, and ended by the peers.
     Closed,
     /// It was allowed, made, and cut off: by a peer, by the policy, by a limit.
@@ -36,6 +38,8 @@ pub struct PodIdentity {
 /// One connection, from its beginning to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkEvent {
+    /// Number of the connection among those of the process; `None` where nothing was asked for.
+    pub connection: Option<u64>,
     /// The sandbox; `None` where nobody could say.
     pub sandbox: Option<SandboxIdentity>,
     /// The Pod; `None` where nobody could say.
@@ -108,26 +112,30 @@ impl NetworkLog {
             profiles: &["security_control"],
             product: Product::part(GATEWAY),
         };
-        to_record(event, metadata).write_to(&mut *self.sink)?;
+        let connection = event.connection.map(|number| format!("{GATEWAY}-{}-c{number}", self.instance));
+        to_record(event, metadata, connection).write_to(&mut *self.sink)?;
         self.sequence = sequence;
         Ok(())
     }
 }
 
-fn to_record(event: &NetworkEvent, metadata: Metadata) -> Record {
+fn to_record(event: &NetworkEvent, metadata: Metadata, connection: Option<String>) -> Record {
     let (activity, allowed) = match event.outcome {
+        NetworkOutcome::Open => ((1, "Open"), true),
         NetworkOutcome::Closed => ((2, "Close"), true),
         NetworkOutcome::Reset => ((3, "Reset"), true),
         NetworkOutcome::Failed => ((4, "Fail"), true),
         NetworkOutcome::Refused => ((5, "Refuse"), false),
     };
-    let good = matches!(event.outcome, NetworkOutcome::Closed);
+    let open = event.outcome == NetworkOutcome::Open;
+    let good = open || event.outcome == NetworkOutcome::Closed;
     let target = match (&event.host, event.port) {
         (Some(host), Some(port)) => format!("{host}:{port}"),
         (Some(host), None) => host.clone(),
         (None, _) => "nothing".to_owned(),
     };
     let message = match event.outcome {
+        NetworkOutcome::Open => format!("Connection to {target}, open"),
         NetworkOutcome::Closed => format!("Connection to {target}"),
         NetworkOutcome::Reset => format!("Connection to {target}, cut off"),
         NetworkOutcome::Failed => format!("Connection to {target} failed"),
@@ -154,14 +162,19 @@ fn to_record(event: &NetworkEvent, metadata: Metadata) -> Record {
             port: event.port,
             ..Endpoint::default()
         }),
-        connection_info: Some(ConnectionInfo { direction_id: 2, protocol_name: "tcp", protocol_num: 6 }),
+        connection_info: Some(ConnectionInfo {
+            direction_id: 2,
+            protocol_name: "tcp",
+            protocol_num: 6,
+            uid: connection,
+        }),
         traffic: Some(Traffic {
             bytes: event.bytes_in.saturating_add(event.bytes_out),
             bytes_in: event.bytes_in,
             bytes_out: event.bytes_out,
         }),
         start_time: Some(event.started),
-        end_time: Some(event.started.saturating_add(event.duration)),
+        end_time: (!open).then(|| event.started.saturating_add(event.duration)),
         duration: Some(event.duration),
         action_id: Some(decision),
         disposition_id: Some(decision),
@@ -211,6 +224,7 @@ mod tests {
 
     fn event() -> NetworkEvent {
         NetworkEvent {
+            connection: Some(9),
             sandbox: Some(SandboxIdentity {
                 namespace: "team-a".to_owned(),
                 name: "fix".to_owned(),
@@ -281,6 +295,19 @@ mod tests {
         ] {
             assert_eq!(line.pointer(pointer), Some(&expected), "{pointer}");
         }
+    }
+
+    #[test]
+    fn one_that_goes_on_has_no_end_and_is_known_by_its_number() {
+        let open = NetworkEvent { outcome: NetworkOutcome::Open, ..event() };
+        let [open, closed] = lines(&[open, event()]).try_into().unwrap();
+        assert_eq!((&open["activity_name"], &open["type_uid"]), (&"Open".into(), &400_101.into()));
+        assert_eq!((&open["status_id"], &open["action_id"]), (&1.into(), &1.into()));
+        assert_eq!(open.get("end_time"), None);
+        let of = |line: &Value| line["connection_info"]["uid"].as_str().unwrap().to_owned();
+        assert_eq!(of(&open), of(&closed));
+        assert!(of(&open).ends_with("-c9"), "{open}");
+        assert_ne!(open["metadata"]["uid"], closed["metadata"]["uid"]);
     }
 
     #[test]

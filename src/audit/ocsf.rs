@@ -263,6 +263,9 @@ pub struct ConnectionInfo {
     pub protocol_name: &'static str,
     /// Number of the transport protocol.
     pub protocol_num: u32,
+    /// What the records of one connection have in common.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 /// Bytes of a connection.

@@ -24,6 +24,8 @@ pub struct Limits {
     pub idle: Duration,
     /// The same when one direction has ended.
     pub half_idle: Duration,
+    /// Time after which a connection that is still open is recorded as such.
+    pub recorded_open: Duration,
 }
 
 impl Default for Limits {
@@ -39,6 +41,7 @@ impl Default for Limits {
             dial: Duration::from_secs(10),
             idle: Duration::from_mins(15),
             half_idle: Duration::from_mins(2),
+            recorded_open: Duration::from_secs(10),
         }
     }
 }

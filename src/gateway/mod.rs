@@ -33,6 +33,7 @@ mod sandboxes;
 mod server;
 mod sniff;
 mod sources;
+mod story;
 mod tokens;
 mod tunnel;
 mod vetting;

@@ -102,6 +102,7 @@ mod tests {
 
     fn event() -> NetworkEvent {
         NetworkEvent {
+            connection: None,
             sandbox: None,
             pod: None,
             policy: None,

@@ -203,6 +203,7 @@ async fn record(context: &Context, source: SocketAddr, waiting: &Waiting, refusa
     context
         .records
         .write(NetworkEvent {
+            connection: None,
             sandbox: None,
             pod: None,
             policy: None,

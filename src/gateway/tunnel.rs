@@ -1,13 +1,13 @@
 //! One connection of an agent, from its request to its record.
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::connection::Ending;
 use super::context::Context;
@@ -16,9 +16,10 @@ use super::first_bytes::{self, Failure, Tell};
 use super::http::inspect::Inspector;
 use super::identity::Peer;
 use super::refusal::{Cause, Refusal};
-use super::relay::{End, Meter, Relay};
+use super::relay::{End, Relay};
 use super::request::Connect;
-use crate::audit::{NetworkEvent, NetworkOutcome, now_ms};
+use super::story::{Judgement, Story};
+use crate::audit::NetworkOutcome;
 use crate::policy::{AppProtocol, HostName, Reason};
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection Established\r\n\r\n";
@@ -44,57 +45,26 @@ enum Over {
     Silent,
 }
 
-/// What is known of a connection, for its record.
-#[derive(Debug)]
-struct Story {
-    policy: Option<(i64, String)>,
-    /// Index of the rule; `usize::MAX` for none.
-    rule: Arc<AtomicUsize>,
-    address: Option<SocketAddr>,
-    protocol: Option<&'static str>,
-    requests: Option<u64>,
-    detail: Option<String>,
-    meter: Meter,
-}
-
 /// Serves a request of `peer` for a connection.
 pub async fn serve<A>(context: &Context, agent: &mut A, peer: &Peer, wish: &Connect, source: SocketAddr)
 where
     A: AsyncBufRead + AsyncWrite + Unpin,
 {
-    let (started, clock) = (now_ms(), Instant::now());
-    let mut story = Story {
-        policy: None,
-        rule: Arc::new(AtomicUsize::new(usize::MAX)),
-        address: None,
-        protocol: None,
-        requests: None,
-        detail: None,
-        meter: Meter::default(),
-    };
+    let mut story = Story::begin(peer, wish, source);
     context.metrics.active.inc();
-    let over = match attempt(context, agent, peer, wish, &mut story, clock).await {
+    let over = match attempt(context, agent, peer, wish, &mut story).await {
         Ok(over) | Err(over) => over,
     };
     context.metrics.active.dec();
     // Recorded before anybody is told.
-    tell(context, peer, wish, source, story, &over, (started, clock)).await;
+    tell(context, peer, wish, &story, &over).await;
     farewell(agent, &over).await;
 }
 
 /// Writes the record, and tells the owner.
-async fn tell(
-    context: &Context,
-    peer: &Peer,
-    wish: &Connect,
-    source: SocketAddr,
-    story: Story,
-    over: &Over,
-    (started, clock): (i64, Instant),
-) {
-    let (outcome, reason, detail) = judgement(over);
-    let allowed = outcome != NetworkOutcome::Refused;
-    context.metrics.ended(allowed, reason);
+async fn tell(context: &Context, peer: &Peer, wish: &Connect, story: &Story<'_>, over: &Over) {
+    let mut judgement = judgement(over);
+    context.metrics.ended(judgement.outcome != NetworkOutcome::Refused, judgement.reason);
     context.metrics.moved(story.meter.outward(), story.meter.inward());
     let refusal = match over {
         Over::Before(refusal) | Over::After(refusal, _) | Over::End(End::Refused { refusal, .. }) => {
@@ -102,56 +72,32 @@ async fn tell(
         }
         _ => None,
     };
-    let sandbox = peer.live.sandbox().unwrap_or_else(|| Arc::clone(&peer.sandbox));
-    let suppressed = match refusal {
-        Some(refusal) if refusal.cause == Cause::TooManyConnections => {
-            match peer.live.overflow(Instant::now()) {
-                Some(suppressed) => suppressed,
-                None => return,
-            }
+    if refusal.is_some_and(|refusal| refusal.cause == Cause::TooManyConnections) {
+        match peer.live.overflow(Instant::now()) {
+            Some(suppressed) => judgement.suppressed = suppressed,
+            None => return,
         }
-        _ => 0,
-    };
-    let rule = match refusal {
-        Some(refusal) if refusal.rule.is_some() => refusal.rule,
-        _ => Some(story.rule.load(Ordering::Relaxed)).filter(|rule| *rule != usize::MAX),
-    };
-    let (host, port) = match &wish.target {
-        Ok((name, port)) => (name.to_string(), Some(*port)),
-        Err(_) => (wish.written.clone(), None),
-    };
-    let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    context
-        .records
-        .write(NetworkEvent {
-            sandbox: Some(peer.sandbox.identity.clone()),
-            pod: Some(peer.pod.clone()),
-            policy: story.policy,
-            source,
-            via: Some(wish.via),
-            host: Some(host),
-            port,
-            address: story.address,
-            protocol: story.protocol,
-            outcome,
-            rule,
-            reason,
-            detail: [story.detail, detail].into_iter().flatten().reduce(|all, more| format!("{all}; {more}")),
-            bytes_out: signed(story.meter.outward()),
-            bytes_in: signed(story.meter.inward()),
-            requests: story.requests,
-            started,
-            duration: i64::try_from(clock.elapsed().as_millis()).unwrap_or(i64::MAX),
-            suppressed,
-        })
-        .await;
+    }
+    judgement.rule = refusal.and_then(|refusal| refusal.rule);
+    context.records.write(story.event(judgement)).await;
     if let Some(refusal) = refusal {
         // The sidecar has heard of those that came before.
         if !matches!(over, Over::Before(_)) {
             peer.live.refused_later(&wish.written, refusal.cause.word());
         }
+        let sandbox = peer.live.sandbox().unwrap_or_else(|| Arc::clone(&peer.sandbox));
         context.notices.refused(&peer.live, &sandbox, &wish.written, refusal);
     }
+}
+
+/// Writes a record of a connection that stays open, so that there is one should this process be killed: after a while, for
+/// most connections are short, and at once where so many are open that the memory might run out.
+async fn record_open(context: &Context, story: &Story<'_>) -> Infallible {
+    if context.tunnels.available_permits() > context.limits.tunnels / 2 {
+        sleep(context.limits.recorded_open).await;
+    }
+    context.records.write(story.event(Judgement::open())).await;
+    std::future::pending().await
 }
 
 async fn attempt<A>(
@@ -159,8 +105,7 @@ async fn attempt<A>(
     agent: &mut A,
     peer: &Peer,
     wish: &Connect,
-    story: &mut Story,
-    clock: Instant,
+    story: &mut Story<'_>,
 ) -> Result<Over, Over>
 where
     A: AsyncBufRead + AsyncWrite + Unpin,
@@ -206,7 +151,7 @@ where
     if !matches!(timeout(PATIENCE, established(agent)).await, Ok(Ok(()))) {
         return Err(Over::End(End::AgentLost(std::io::ErrorKind::TimedOut.into())));
     }
-    context.metrics.setup.observe(clock.elapsed().as_secs_f64());
+    context.metrics.setup.observe(story.clock.elapsed().as_secs_f64());
     let (first, mut inspector) = tokio::select! {
         ending = entered.ended() => return Err(Over::Cut(ending)),
         begun = begin(context, agent, &server, &mut policy, story) => begun?,
@@ -217,6 +162,7 @@ where
         biased;
         ending = entered.ended() => Over::Cut(ending),
         end = relay.run() => Over::End(end),
+        never = record_open(context, story) => match never {},
     };
     story.requests = inspector.map(|inspector| inspector.requests());
     Ok(over)
@@ -232,7 +178,7 @@ async fn connect(
     context: &Context,
     name: &HostName,
     port: u16,
-    story: &mut Story,
+    story: &mut Story<'_>,
 ) -> Result<TcpStream, Refusal> {
     let addresses = context
         .resolver
@@ -264,7 +210,7 @@ async fn begin<A>(
     agent: &mut A,
     server: &TcpStream,
     policy: &mut CurrentPolicy,
-    story: &mut Story,
+    story: &mut Story<'_>,
 ) -> Result<(Vec<u8>, Option<Inspector>), Over>
 where
     A: AsyncBufRead + AsyncWrite + Unpin,
@@ -329,9 +275,9 @@ pub async fn finish<A: AsyncBufRead + AsyncWrite + Unpin>(agent: &mut A, last: &
     let _ = timeout(PATIENCE, ending).await;
 }
 
-/// How a connection is recorded: outcome, reason and what is to say about it.
-fn judgement(over: &Over) -> (NetworkOutcome, &'static str, Option<String>) {
-    match over {
+/// How a connection is recorded.
+fn judgement(over: &Over) -> Judgement {
+    let (outcome, reason, detail) = match over {
         Over::Before(refusal) | Over::After(refusal, _) | Over::End(End::Refused { refusal, .. }) => {
             let failed = refusal.cause.is_failure();
             let outcome = if failed { NetworkOutcome::Failed } else { NetworkOutcome::Refused };
@@ -349,7 +295,8 @@ fn judgement(over: &Over) -> (NetworkOutcome, &'static str, Option<String>) {
             };
             (NetworkOutcome::Reset, ending.word(), detail)
         }
-    }
+    };
+    Judgement { outcome, reason, detail, rule: None, suppressed: 0 }
 }
 
 fn lost(error: &std::io::Error) -> String {

@@ -1,6 +1,7 @@
 //! Whole connections through a whole gateway. See [`super::rig`].
 mod content;
 mod limits;
+mod records;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
