@@ -3,7 +3,7 @@ use std::{path::Path, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{controller, crds, explain, gateway, install_check, render, sidecar};
+use crate::{controller, crds, explain, gateway, install_check, render};
 
 /// Runs AI agents, each contained in a Pod of its own.
 #[derive(Debug, Parser)]
@@ -21,10 +21,6 @@ pub enum Command {
     Controller(Box<controller::Options>),
     /// Be the only way out of every sandbox: decide, resolve, dial and record.
     Gateway(Box<gateway::Options>),
-    /// Take the audit records of one sandbox and carry its egress, inside its Pod.
-    Sidecar(Box<sidecar::Options>),
-    /// Say by the exit code whether the sidecar is ready.
-    CheckReady,
     /// Print the objects of an AgentSandbox, or why it is refused, without a cluster.
     Render(render::Options),
     /// Say which rule of an AgentSandbox allows or refuses an endpoint, and why; of a file, or of one in the cluster.
@@ -35,8 +31,7 @@ pub enum Command {
     Crds(crds::Options),
 }
 
-/// Runs the command that the arguments of the process name. Each command brings its own runtime, if it needs one:
-/// the sidecar has a single thread, since gVisor refuses more under the Pod's seccomp profile.
+/// Runs the command that the arguments of the process name. Each command brings its own runtime, if it needs one.
 pub fn main() -> ExitCode {
     match parse().command {
         Command::Controller(options) => match tokio::runtime::Runtime::new() {
@@ -47,14 +42,6 @@ pub fn main() -> ExitCode {
             Ok(runtime) => outcome(runtime.block_on(gateway::run(*options))),
             Err(error) => failed(&error),
         },
-        Command::Sidecar(options) => match sidecar::run(*options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                failed(&error);
-                ExitCode::from(error.exit_code())
-            }
-        },
-        Command::CheckReady => sidecar::check_ready(),
         Command::Render(options) => render::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::CheckInstall(options) => install_check::run(&options),

@@ -7,18 +7,19 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, ExecAction, Probe, ResourceR
 use super::{GatewayReach, Settings, ValidatedSandbox, pod, volumes};
 use crate::{api::v1alpha1::EgressRule, egress::containment::CheckName, init::config::PROOF_FILE};
 
+/// The sidecar's program in the operator's image.
+const PROGRAM: &str = "/sandbox-sidecar";
+
 /// The container `sidecar`.
 pub(super) fn container(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
     Container {
         name: "sidecar".to_owned(),
         restart_policy: Some("Always".to_owned()),
-        command: Some(vec!["/agentsandbox".to_owned(), "sidecar".to_owned()]),
+        command: Some(vec![PROGRAM.to_owned(), "run".to_owned()]),
         env: Some(env(sandbox, settings)),
         resources: Some(resources()),
         startup_probe: Some(Probe {
-            exec: Some(ExecAction {
-                command: Some(vec!["/agentsandbox".to_owned(), "check-ready".to_owned()]),
-            }),
+            exec: Some(ExecAction { command: Some(vec![PROGRAM.to_owned(), "check-ready".to_owned()]) }),
             period_seconds: Some(1),
             timeout_seconds: Some(2),
             failure_threshold: Some(probes(sandbox, settings)),

@@ -50,7 +50,38 @@ const READY: &[u8] = b"ready\n";
 /// Longest answer of one that is not.
 const MAX_ANSWER: u64 = 1024;
 
-/// Options of `agentsandbox sidecar`.
+/// The program `sandbox-sidecar`: a sandbox's Pod holds no more code of ours than it needs.
+#[derive(clap::Parser, Debug)]
+#[command(name = "sandbox-sidecar", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    order: Order,
+}
+
+/// What to do.
+#[derive(clap::Subcommand, Debug)]
+enum Order {
+    /// Take the audit records of one sandbox and carry its egress, inside its Pod.
+    Run(Box<Options>),
+    /// Say by the exit code whether the one that runs in this Pod is ready.
+    CheckReady,
+}
+
+/// The program `sandbox-sidecar`.
+pub fn main() -> ExitCode {
+    match <Cli as clap::Parser>::parse().order {
+        Order::Run(options) => match run(*options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "sandbox-sidecar: {error}");
+                ExitCode::from(error.exit_code())
+            }
+        },
+        Order::CheckReady => check_ready(),
+    }
+}
+
+/// Options of `sandbox-sidecar run`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// Namespace of the `AgentSandbox`.
@@ -150,7 +181,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
         // The kubelet starts it again; what it says stays in the container's last state.
         let text = serde_json::to_vec(report.as_ref()).unwrap_or_default();
         if let Err(error) = std::fs::write(&log, text) {
-            let _ = writeln!(io::stderr(), "agentsandbox: {}: {error}", log.display());
+            let _ = writeln!(io::stderr(), "sandbox-sidecar: {}: {error}", log.display());
         }
     }
     result
