@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{
+    collections::HashMap,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
     path::Path,
@@ -153,34 +154,42 @@ fn what_cannot_be_read_is_said(#[case] arguments: &[&str], #[case] said: &str) {
     assert!(ran.err.contains(said), "{}", ran.err);
 }
 
-/// An API server that has one object, and a kubeconfig for it.
+/// An API server that has one sandbox and more, and a kubeconfig for it.
 struct Cluster {
     directory: tempfile::TempDir,
 }
 
 impl Cluster {
     fn with(object: &Value) -> Self {
+        Self::with_more(object, &[])
+    }
+
+    /// `more` are answers by what is asked for; one with a `code` is an error.
+    fn with_more(object: &Value, more: &[(&str, Value)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
-        let object = object.to_string();
+        let sandbox = "/apis/agentsandbox.dev/v1alpha1/namespaces/team-a/agentsandboxes/fix";
+        let mut answers: HashMap<_, _> =
+            more.iter().map(|(path, answer)| ((*path).to_owned(), answer.clone())).collect();
+        answers.insert(sandbox.to_owned(), object.clone());
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
                 let request = lines.next().unwrap_or_default();
                 lines.take_while(|line| !line.is_empty()).for_each(drop);
-                let path = "/apis/agentsandbox.dev/v1alpha1/namespaces/team-a/agentsandboxes/fix";
-                let (status, body) = if request == format!("GET {path} HTTP/1.1") {
-                    ("200 OK", object.clone())
-                } else {
-                    let status = json!({
+                let path = request.strip_prefix("GET ").and_then(|rest| rest.strip_suffix(" HTTP/1.1"));
+                let missing = || {
+                    json!({
                         "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
                         "reason": "NotFound", "message": "agentsandboxes.agentsandbox.dev \"none\" not found",
-                    });
-                    ("404 Not Found", status.to_string())
+                    })
                 };
-                let head =
-                    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n");
+                let answer = path.and_then(|path| answers.get(path)).cloned().unwrap_or_else(missing);
+                let (code, body) = (answer["code"].as_u64().unwrap_or(200), answer.to_string());
+                let head = format!(
+                    "HTTP/1.1 {code} Said\r\ncontent-type: application/json\r\nconnection: close\r\n"
+                );
                 let _ = write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len());
             }
         });
@@ -222,6 +231,88 @@ fn a_sandbox_of_a_cluster_is_answered_for() {
         let ran = cluster.explain(program, &[more, &["--to", "https://api.example"]].concat());
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{}", ran.err);
         assert!(ran.err.starts_with("agentsandbox explain: "), "{}", ran.err);
+    }
+}
+
+const SERVICE: &str = "/api/v1/namespaces/serving/services/model";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/serving/endpointslices?&labelSelector=kubernetes.io%2Fservice-name%3Dmodel";
+
+fn service() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "model", "namespace": "serving"},
+        "spec": {"clusterIP": "10.96.3.4", "selector": {"app": "model"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    })
+}
+
+fn slices() -> Value {
+    let pod = json!({"addresses": ["10.244.1.7"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "model-0"}});
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSliceList", "metadata": {},
+        "items": [{
+            "metadata": {"name": "model-1"}, "addressType": "IPv4", "endpoints": [pod],
+            "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn refused(code: u16, reason: &str, message: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message})
+}
+
+fn with_service_rule() -> Value {
+    sandbox("fix", &json!([{"service": {"name": "model", "namespace": "serving"}, "ports": [80]}]))
+}
+
+#[rstest]
+#[case("10.244.1.7:8080", 0, "this is one of them, and its port 8080 is port 80 of the Service")]
+#[case("10.244.1.7:80", 1, "the Pod's own ports: 8080 (port 80 of the Service)")]
+#[case("10.96.3.4:80", 0, "this is its ClusterIP, whose port 80 leads to port 8080 of the Pods")]
+#[case("10.244.9.9:8080", 1, "no cidr rule and no Service that a rule names has this address")]
+#[case(
+    "http://model.serving",
+    1,
+    "  open:        TCP port 80 of the Service: ClusterIP 10.96.3.4:80, Pods 10.244.1.7:8080\n"
+)]
+fn services_of_a_cluster_are_read(#[case] to: &str, #[case] code: i32, #[case] said: &str) {
+    let cluster = Cluster::with_more(&with_service_rule(), &[(SERVICE, service()), (SLICES, slices())]);
+    let ran = cluster.explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["fix", "--to", to]);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{}", ran.out);
+    assert!(ran.out.contains(said), "{}", ran.out);
+}
+
+/// Nobody needs more rights than the answer does.
+#[test]
+fn a_service_that_cannot_be_read_is_said() {
+    let forbidden = || refused(403, "Forbidden", "that is forbidden");
+    let missing = || refused(404, "NotFound", "services \"model\" not found");
+    let read = (SLICES, slices());
+    for (more, to, code, said) in [
+        (
+            vec![(SERVICE, forbidden()), read.clone()],
+            "10.244.1.7:8080",
+            2,
+            "  unread:      the Service serving/model: that is forbidden\n",
+        ),
+        (
+            vec![(SERVICE, missing()), read],
+            "10.96.3.4:80",
+            2,
+            "serving/model: services \"model\" not found\n",
+        ),
+        (
+            vec![(SERVICE, service()), (SLICES, forbidden())],
+            "10.244.1.7:8080",
+            2,
+            "is not known: its EndpointSlices: that is forbidden\n",
+        ),
+        (vec![(SERVICE, service()), (SLICES, forbidden())], "10.96.3.4:80", 0, "this is its ClusterIP"),
+        (vec![(SERVICE, forbidden())], "https://api.example", 1, "NoRule: no rule of this sandbox names"),
+    ] {
+        let cluster = Cluster::with_more(&with_service_rule(), &more);
+        let ran = cluster.explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["fix", "--to", to]);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{}", ran.out);
+        assert!(ran.out.contains(said), "{to}: {said}: {}", ran.out);
+        assert_eq!(ran.out.contains(": not known\n"), code == 2, "{}", ran.out);
     }
 }
 

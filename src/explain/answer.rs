@@ -6,7 +6,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Endpoint, Said, Target, accepted, by_address};
+use super::{Endpoint, Said, Services, Target, accepted, by_address, by_name};
 use crate::{
     api::v1alpha1::{AgentSandbox, EgressRule},
     policy::{Accepted, AddressPolicy, AppProtocol, Decision, EffectivePolicy, HostName, Reason},
@@ -72,12 +72,13 @@ impl Answer {
 }
 
 /// What `sandbox` may do at `target`. `resolved` are addresses that its name leads to, and `addresses` which of them the
-/// gateway dials.
+/// gateway dials; `services` is what was read of the cluster's Services.
 pub fn answer(
     sandbox: &AgentSandbox,
     target: &Target,
     addresses: &AddressPolicy,
     resolved: &[IpAddr],
+    services: &Services,
 ) -> Answer {
     let refusals = accepted::refusals(sandbox, addresses);
     if !refusals.is_empty() {
@@ -89,20 +90,21 @@ pub fn answer(
         Err(error) => return refused(target, &[error.to_string()]),
     };
     let rules = network.map_or(&[][..], |n| n.egress.as_slice());
+    let own = sandbox.metadata.namespace.as_deref();
     let mut answer = match &target.endpoint {
         Endpoint::Invalid(_, error) => {
             let decision = Decision::deny(Reason::InvalidName, None);
             Answer::decided(target, &decision, &format!("this has {error}"))
         }
-        Endpoint::Address(address) => {
-            by_address::answer(rules, sandbox.metadata.namespace.as_deref(), *address, target)
-        }
+        Endpoint::Address(address) => by_address::answer(rules, own, *address, target, services),
         Endpoint::Host(name) => {
             let decision = decide(&policy, name, target);
+            let of_service = || !by_name::named(rules, own, name, services).is_empty();
             let message = match target.said {
                 Said::Udp if decision.rule.is_some() => {
                     "host rules carry TCP only; for UDP write cidr".to_owned()
                 }
+                _ if decision.reason == Reason::NoRule && of_service() => by_name::UNRESOLVED.to_owned(),
                 _ => decision.message(name, target.port),
             };
             let mut answer = Answer::decided(target, &decision, &message);
@@ -112,8 +114,8 @@ pub fn answer(
                     answer.say("looked at", &looked_at(&rule.accepted, name, &target.said));
                 }
                 vet(&mut answer, addresses, resolved);
-            } else if let Some(hint) = service_hint(rules, name) {
-                answer.say("note", &hint);
+            } else {
+                by_name::say_service(&mut answer, rules, own, name, services);
             }
             answer
         }
@@ -202,15 +204,6 @@ fn vet(answer: &mut Answer, addresses: &AddressPolicy, resolved: &[IpAddr]) {
         answer.finding = Finding::Denied;
         answer.say("refused", "AddressRefused: no address that the name leads to may be dialled");
     }
-}
-
-/// Whoever asks for `model.serving` may have meant the rule for the Service of that name.
-fn service_hint(rules: &[EgressRule], name: &HostName) -> Option<String> {
-    let first = name.as_str().split('.').next()?;
-    let index = rules.iter().position(|r| r.service.as_ref().is_some_and(|s| s.name == first))?;
-    Some(format!(
-        "spec.network.egress[{index}] opens the Pods of a Service of that name by their addresses; a sandbox does not resolve names of Services"
-    ))
 }
 
 #[cfg(test)]

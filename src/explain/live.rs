@@ -1,11 +1,16 @@
-//! The sandbox as it is in a cluster.
+//! The sandbox as it is in a cluster, and the Services that its rules name.
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api, Client, Config,
+    api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use tokio::time::{Instant, timeout_at};
 
+use super::{SeenService, Services, Target, by_name};
 use crate::{
     api::v1alpha1::AgentSandbox,
     policy::{digest, shown},
@@ -14,24 +19,41 @@ use crate::{
 /// Time that the API server has in all.
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Reads one sandbox, with the rights of whoever runs the command.
-pub(super) fn sandbox(
+/// Services that are read at a time.
+const AT_ONCE: usize = 8;
+
+/// Reads one sandbox, and of the Services that its rules name those that an answer about `target` depends on, with the
+/// rights of whoever runs the command.
+pub(super) fn read(
     name: &str,
     namespace: Option<&str>,
     context: Option<String>,
-) -> Result<AgentSandbox, String> {
+    target: &Target,
+) -> Result<(AgentSandbox, Services), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
     runtime.block_on(async {
-        tokio::time::timeout(DEADLINE, read(name, namespace, context))
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer from the API server within {DEADLINE:?}")))
+        let until = Instant::now() + DEADLINE;
+        let late = || format!("no answer from the API server within {DEADLINE:?}");
+        let found = timeout_at(until, sandbox(name, namespace, context)).await;
+        let (client, sandbox) = found.unwrap_or_else(|_| Err(late()))?;
+        let client = &client;
+        let services = stream::iter(by_name::needed(&sandbox, target)).map(|key| async move {
+            let seen = timeout_at(until, service(client, &key.0, &key.1)).await;
+            (key, seen.unwrap_or_else(|_| Err(late())))
+        });
+        let services = services.buffer_unordered(AT_ONCE).collect().await;
+        Ok((sandbox, services))
     })
 }
 
-async fn read(name: &str, namespace: Option<&str>, context: Option<String>) -> Result<AgentSandbox, String> {
+async fn sandbox(
+    name: &str,
+    namespace: Option<&str>,
+    context: Option<String>,
+) -> Result<(Client, AgentSandbox), String> {
     let mut config = match context {
         None => Config::infer().await.map_err(|error| error.to_string())?,
         context @ Some(_) => {
@@ -43,21 +65,44 @@ async fn read(name: &str, namespace: Option<&str>, context: Option<String>) -> R
     config.default_retry = false;
     let client = Client::try_from(config).map_err(|error| error.to_string())?;
     let namespace = namespace.unwrap_or_else(|| client.default_namespace()).to_owned();
-    let api: Api<AgentSandbox> = Api::namespaced(client, &namespace);
-    let read = api.get(name).await;
-    read.map_err(|error| format!("{}/{}: {}", shown(&namespace), shown(name), unread(error)))
+    let api: Api<AgentSandbox> = Api::namespaced(client.clone(), &namespace);
+    match api.get(name).await {
+        Ok(sandbox) => Ok((client, sandbox)),
+        Err(error) => Err(format!("{}/{}: {}", shown(&namespace), shown(name), unread(&error))),
+    }
 }
 
-/// What an API server answered instead of the object, and what to do.
-fn unread(error: kube::Error) -> String {
-    let kube::Error::Api(status) = error else { return line(&error.to_string()) };
-    let hint = match status.code {
-        404 if status.reason == "NotFound" => "; is it in another namespace? -n NAMESPACE",
-        404 => "; is the operator installed in this cluster?",
+/// A Service, and where its Pods are.
+async fn service(client: &Client, namespace: &str, name: &str) -> Result<SeenService, String> {
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let service = services.get(name).await;
+    let service = service
+        .map_err(|error| format!("the Service {}/{}: {}", shown(namespace), shown(name), said(&error)))?;
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+    let its = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+    let listed = slices.list(&its).await;
+    let listed =
+        listed.map(|list| list.items).map_err(|error| format!("its EndpointSlices: {}", said(&error)));
+    Ok(SeenService::of(&service, listed))
+}
+
+/// What an API server answered instead of the sandbox, and what to do.
+fn unread(error: &kube::Error) -> String {
+    let hint = match error {
+        kube::Error::Api(status) if status.code == 404 && status.reason == "NotFound" => {
+            "; is it in another namespace? -n NAMESPACE"
+        }
+        kube::Error::Api(status) if status.code == 404 => "; is the operator installed in this cluster?",
         _ => "",
     };
+    format!("{}{hint}", said(error))
+}
+
+/// What an API server answered instead of an object.
+fn said(error: &kube::Error) -> String {
+    let kube::Error::Api(status) = error else { return line(&error.to_string()) };
     let said = if status.message.is_empty() { &status.reason } else { &status.message };
-    format!("{}{hint}", line(said.trim_end()))
+    line(said.trim_end())
 }
 
 /// Why the operator refuses the sandbox, where it does.
@@ -125,7 +170,7 @@ mod tests {
         let error = |code: u16, reason: &str, message: &str| {
             let status =
                 Status { code, reason: reason.to_owned(), message: message.to_owned(), ..Status::default() };
-            unread(kube::Error::Api(Box::new(status)))
+            unread(&kube::Error::Api(Box::new(status)))
         };
         let missing = "agentsandboxes.agentsandbox.dev \"fix\" not found";
         let told = format!("{missing}; is it in another namespace? -n NAMESPACE");

@@ -3,7 +3,9 @@
 mod accepted;
 mod answer;
 mod by_address;
+mod by_name;
 mod live;
+mod services;
 mod target;
 
 use std::{
@@ -23,6 +25,7 @@ use crate::{
 };
 
 pub use answer::{Answer, Finding, answer};
+pub use services::{SeenService, Services};
 pub use target::{Endpoint, Said, Target};
 
 /// Exit code when there is no answer.
@@ -33,12 +36,16 @@ const HELP: &str = "\
 Exit codes:
   0  allowed
   1  denied, or the sandbox is refused
-  2  no answer: the target, the file or the cluster cannot be read, or only the cluster knows (Pods of a Service)
+  2  no answer: the target, the file or the cluster cannot be read, or only the cluster knows
+
+Where a rule names a Service, the Service and its EndpointSlices are read with your rights, for
+an address and for a name of the Service. With --file nothing is, and what they say is not known.
 
 Examples:
   agentsandbox explain -f sandbox.yaml --to https://pypi.org/simple
   agentsandbox explain -f sandbox.yaml --to http://intake.example/v1/results --method POST
-  agentsandbox explain fix-issue-42 -n team-a --to tcp://git.example:22";
+  agentsandbox explain fix-issue-42 -n team-a --to tcp://git.example:22
+  agentsandbox explain fix-issue-42 -n team-a --to model.serving:80";
 
 /// Options of `agentsandbox explain`.
 #[derive(Debug, Clone, clap::Args)]
@@ -110,11 +117,12 @@ fn explain(options: &Options) -> Result<Answer, String> {
     match (&options.file, &options.name) {
         (Some(file), name) => {
             let sandbox = from_file(file, name.as_deref())?;
-            Ok(answer(&sandbox, &target, &addresses, &options.address))
+            Ok(answer(&sandbox, &target, &addresses, &options.address, &Services::new()))
         }
         (None, Some(name)) => {
-            let sandbox = live::sandbox(name, options.namespace.as_deref(), options.context.clone())?;
-            let mut answer = answer(&sandbox, &target, &addresses, &options.address);
+            let (sandbox, services) =
+                live::read(name, options.namespace.as_deref(), options.context.clone(), &target)?;
+            let mut answer = answer(&sandbox, &target, &addresses, &options.address, &services);
             if let Some(refusal) = live::refusal(&sandbox) {
                 answer.finding = Finding::Denied;
                 answer.say("refused", &refusal);

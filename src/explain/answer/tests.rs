@@ -13,7 +13,8 @@ fn told(rules: &Value, to: &str, resolved: &[&str]) -> Answer {
         reachable: vec!["203.0.113.0/24".parse().unwrap()],
     };
     let resolved: Vec<IpAddr> = resolved.iter().map(|a| a.parse().unwrap()).collect();
-    answer(&sandbox.unwrap(), &Target::parse(to, "POST", false).unwrap(), &addresses, &resolved)
+    let target = Target::parse(to, "POST", false).unwrap();
+    answer(&sandbox.unwrap(), &target, &addresses, &resolved, &Services::new())
 }
 
 #[test]
