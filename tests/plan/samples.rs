@@ -92,3 +92,22 @@ fn the_policy_of_a_service_rule() {
     let plan = plan_of(serde_json::from_value(sandbox).unwrap(), &observed);
     insta::assert_snapshot!("service-rule", serde_saphyr::to_string(&plan.policy).unwrap());
 }
+
+/// The kubelet expands `$(NAME)` and reads `$$` as one `$` in commands, arguments and values: every dollar is doubled.
+#[test]
+fn dollars_reach_the_agent_as_they_were_written() {
+    let sandbox = json!({
+        "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox",
+        "metadata": {"name": "dollars", "namespace": "team-a"},
+        "spec": {
+            "image": "registry.example/agent:1", "command": ["/agent", "$(PRICE)"], "args": ["$$5", "$HOME"],
+            "env": [{"name": "PRICE", "value": "5"}, {"name": "TASK", "value": "cost is $(PRICE) or $$5"}],
+        },
+    });
+    let plan = plan_of(serde_json::from_value(sandbox).unwrap(), &Observed::default());
+    let agent = &plan.pod.spec.as_ref().unwrap().containers[0];
+    let command = agent.command.as_ref().unwrap();
+    assert_eq!(command[command.len() - 4..], ["/agent", "$$(PRICE)", "$$$$5", "$$HOME"]);
+    let value = |name: &str| agent.env.iter().flatten().find(|v| v.name == name)?.value.as_deref();
+    assert_eq!((value("PRICE"), value("TASK")), (Some("5"), Some("cost is $$(PRICE) or $$$$5")));
+}
