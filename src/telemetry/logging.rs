@@ -52,6 +52,12 @@ impl LevelHandle {
     pub fn set(&self, directives: &str) -> Result<(), LoggingError> {
         Ok((self.0)(filter(directives)?)?)
     }
+
+    /// One that takes every level, and changes nothing.
+    #[cfg(test)]
+    pub fn of_nothing() -> Self {
+        Self(Arc::new(|_| Ok(())))
+    }
 }
 
 /// The filter of `directives`. A word alone is a level here, and never a target.

@@ -1,5 +1,6 @@
 //! Logs, metrics and the admin server of the operator's processes.
 mod admin;
+mod connections;
 mod gateway_metrics;
 mod logging;
 mod metrics;
