@@ -3,19 +3,17 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
 use super::connection::{Connection, Ending};
 use super::limits::{Bucket, Limits};
+use super::notices::Told;
 use super::refusal::{Cause, Refusal};
 use super::sandboxes::Sandbox;
 use crate::egress::wire::Refusals;
 use crate::policy::HostName;
-
-/// Time between two notices of refusals to the owner of one sandbox.
-const NOTICE_EVERY: Duration = Duration::from_mins(1);
 
 /// Policy streams of one sandbox at once, and how many more a second.
 const STREAMS: (u32, u32) = (20, 1);
@@ -30,7 +28,7 @@ pub struct Live {
     streams: Mutex<Bucket>,
     moved: AtomicI64,
     most: AtomicI64,
-    notices: Mutex<(Option<Instant>, u64)>,
+    told: Told,
     overflow: Mutex<(Bucket, u64)>,
     /// What was refused on connections that were opened, of which the sidecar has not heard.
     later: watch::Sender<Refusals>,
@@ -48,7 +46,7 @@ impl Live {
             streams: Mutex::new(Bucket::new(STREAMS.1, STREAMS.0, Instant::now())),
             moved: AtomicI64::new(0),
             most,
-            notices: Mutex::default(),
+            told: Told::default(),
             overflow: Mutex::new((Bucket::new(1, 5, Instant::now()), 0)),
             later: watch::Sender::default(),
         }
@@ -199,17 +197,9 @@ impl Live {
         });
     }
 
-    /// Counts `count` refusals. `Some` if the owner should be told of the last of them now, with the number of those
-    /// before it that he was not told of.
-    pub fn notice(&self, now: Instant, count: u64) -> Option<u64> {
-        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, unheard) = &mut *notices;
-        *unheard = unheard.saturating_add(count);
-        if last.is_some_and(|last| now.saturating_duration_since(last) < NOTICE_EVERY) {
-            return None;
-        }
-        *last = Some(now);
-        Some(std::mem::take(unheard).saturating_sub(1))
+    /// What the owner was told of refusals.
+    pub fn told(&self) -> &Told {
+        &self.told
     }
 
     /// `target` was refused for `reason` after its connection was opened: the sidecar is to hear of it.
@@ -266,6 +256,7 @@ impl Drop for Entered {
 mod tests {
     use std::future::Future;
     use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
 
     use super::super::sandboxes::tests::{sandbox, sandbox_of, sandbox_with_bytes};
     use super::*;
@@ -381,14 +372,5 @@ mod tests {
         let c = live.enter("p", Some(target("a.example")), &limits).unwrap();
         live.update(Some(Arc::new(sandbox_with_bytes(3, 5000))));
         assert_eq!(now(c.ended()), Some(Ending::BytesExceeded));
-    }
-
-    #[test]
-    fn the_owner_hears_once_a_minute() {
-        let live = live(&[]);
-        let start = Instant::now();
-        assert_eq!(live.notice(start, 1), Some(0));
-        assert_eq!(live.notice(start + Duration::from_secs(59), 1), None);
-        assert_eq!(live.notice(start + Duration::from_secs(60), 1), Some(1));
     }
 }

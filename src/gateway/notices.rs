@@ -1,5 +1,6 @@
-//! What the owner of a sandbox hears of refusals: an event on the AgentSandbox, at most one a minute.
-use std::sync::Arc;
+//! What the owner of a sandbox hears of refusals: events on the AgentSandbox, at most one a minute of what the gateway
+//! refused and one of what the Pod refused.
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -20,6 +21,9 @@ use crate::policy::{HostName, Reason, shown};
 
 const CONTROLLER: &str = "agentsandbox-gateway";
 
+/// Time between two events of one kind for one sandbox.
+const EVERY: Duration = Duration::from_mins(1);
+
 /// Reason of the events.
 const REASON: &str = "EgressDenied";
 
@@ -31,6 +35,32 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest note that the API server takes.
 const MAX_NOTE: usize = 1024;
+
+/// What the owner of one sandbox was told. Each kind has its own minute: a dull refusal of one must not hide the other's.
+#[derive(Debug, Default)]
+pub struct Told {
+    by_gateway: Kind,
+    by_pod: Kind,
+}
+
+/// When the owner was told last of refusals of one kind, and how many have come since then.
+#[derive(Debug, Default)]
+struct Kind(Mutex<(Option<Instant>, u64)>);
+
+impl Kind {
+    /// Counts `count` refusals. `Some` if the owner should be told of the last of them now, with the number of those
+    /// before it that he was not told of.
+    fn count(&self, now: Instant, count: u64) -> Option<u64> {
+        let mut kind = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, unheard) = &mut *kind;
+        *unheard = unheard.saturating_add(count);
+        if last.is_some_and(|last| now.saturating_duration_since(last) < EVERY) {
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(unheard).saturating_sub(1))
+    }
+}
 
 /// Something to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,22 +82,20 @@ pub fn channel() -> (Notices, mpsc::Receiver<Notice>) {
 }
 
 impl Notices {
-    /// Tells the owner of the refusal of `target`, unless he was told of one within the minute.
+    /// Tells the owner that the gateway refused `target`, unless he was told of another within the minute.
     pub fn refused(&self, live: &Live, sandbox: &Arc<Sandbox>, target: &str, refusal: &Refusal) {
         if !refusal.cause.is_denial() {
             return;
         }
-        let Some(unheard) = live.notice(Instant::now(), 1) else { return };
-        self.send(
-            sandbox,
-            format!("{target} refused ({}): {}", refusal.cause.word(), refusal.message),
-            unheard,
-        );
+        let Some(unheard) = live.told().by_gateway.count(Instant::now(), 1) else { return };
+        let note = format!("{target} refused ({}): {}", refusal.cause.word(), refusal.message);
+        self.send(sandbox, note, unheard, "by the gateway");
     }
 
-    /// Tells him of what the Pod refused without asking the gateway, as its sidecar says.
+    /// Tells him of what the Pod refused without asking the gateway, as its sidecar says; once a minute as well.
     pub fn refused_in_pod(&self, live: &Live, sandbox: &Arc<Sandbox>, refusals: &Refusals) {
-        let Some(unheard) = live.notice(Instant::now(), refusals.count.max(1)) else { return };
+        let count = refusals.count.max(1);
+        let Some(unheard) = live.told().by_pod.count(Instant::now(), count) else { return };
         let mut note =
             format!("{} refused in the Pod ({})", shown(&refusals.target), shown(&refusals.reason));
         if refusals.reason == Reason::NoRule.as_str()
@@ -77,12 +105,12 @@ impl Notices {
                 ": no rule of this sandbox names it; to allow it, add {{host: {name}, ports: [443]}} to spec.network.egress, with the ports that are meant"
             ));
         }
-        self.send(sandbox, note, unheard);
+        self.send(sandbox, note, unheard, "in the Pod");
     }
 
-    fn send(&self, sandbox: &Arc<Sandbox>, mut note: String, unheard: u64) {
+    fn send(&self, sandbox: &Arc<Sandbox>, mut note: String, unheard: u64, refused: &str) {
         if unheard > 0 {
-            note.push_str(&format!("; {unheard} more since the last event"));
+            note.push_str(&format!("; {unheard} more refused {refused} since the last such event"));
         }
         let end = (0..=note.len().min(MAX_NOTE)).rev().find(|end| note.is_char_boundary(*end));
         note.truncate(end.unwrap_or(0));
@@ -163,6 +191,48 @@ mod tests {
     }
 
     #[test]
+    fn the_owner_hears_once_a_minute() {
+        let (kind, start) = (Kind::default(), Instant::now());
+        assert_eq!(kind.count(start, 1), Some(0));
+        assert_eq!(kind.count(start + Duration::from_secs(59), 3), None);
+        assert_eq!(kind.count(start + Duration::from_secs(60), 1), Some(3));
+        assert_eq!(kind.count(start + Duration::from_secs(120), 1), Some(0));
+    }
+
+    #[test]
+    fn neither_kind_of_refusal_hides_the_other() {
+        let sandbox = Arc::new(sandbox(1, &[]));
+        let (notices, mut received) = channel();
+        let by_gateway = |live: &Live| {
+            let refusal = Refusal::new(Cause::AddressRefused, "it is private");
+            notices.refused(live, &sandbox, "a.example:443", &refusal);
+        };
+        let by_pod = |live: &Live| {
+            let refusals = Refusals { count: 2, target: "b.example".into(), reason: "NoRule".into() };
+            notices.refused_in_pod(live, &sandbox, &refusals);
+        };
+        let gateway_first = Live::new(Arc::clone(&sandbox), &Limits::default());
+        (0..3).for_each(|_| by_gateway(&gateway_first));
+        (0..3).for_each(|_| by_pod(&gateway_first));
+        let pod_first = Live::new(Arc::clone(&sandbox), &Limits::default());
+        (0..3).for_each(|_| by_pod(&pod_first));
+        (0..3).for_each(|_| by_gateway(&pod_first));
+        let told: Vec<String> =
+            std::iter::from_fn(|| received.try_recv().ok()).map(|told| told.note).collect();
+        let [first, second, third, fourth] = told.as_slice() else { panic!("{told:?}") };
+        for (of_gateway, of_pod) in [(first, second), (fourth, third)] {
+            assert_eq!(of_gateway, "a.example:443 refused (AddressRefused): it is private");
+            assert!(of_pod.starts_with("b.example refused in the Pod (NoRule)"), "{of_pod}");
+            assert!(of_pod.ends_with("; 1 more refused in the Pod since the last such event"), "{of_pod}");
+        }
+        for live in [gateway_first, pod_first] {
+            let later = Instant::now() + EVERY;
+            let unheard = (live.told().by_gateway.count(later, 1), live.told().by_pod.count(later, 1));
+            assert_eq!(unheard, (Some(2), Some(4)));
+        }
+    }
+
+    #[test]
     fn the_owner_hears_of_what_the_pod_refused() {
         let sandbox = Arc::new(sandbox(1, &[]));
         let (notices, mut received) = channel();
@@ -170,12 +240,12 @@ mod tests {
             (
                 "evil.example",
                 "NoRule",
-                "evil.example refused in the Pod (NoRule): no rule of this sandbox names it; to allow it, add {host: evil.example, ports: [443]} to spec.network.egress, with the ports that are meant; 6 more since the last event",
+                "evil.example refused in the Pod (NoRule): no rule of this sandbox names it; to allow it, add {host: evil.example, ports: [443]} to spec.network.egress, with the ports that are meant; 6 more refused in the Pod since the last such event",
             ),
             (
                 "\u{1b}[2J:1",
                 "InvalidName\n",
-                "\\u{1b}[2J:1 refused in the Pod (InvalidName\\n); 6 more since the last event",
+                "\\u{1b}[2J:1 refused in the Pod (InvalidName\\n); 6 more refused in the Pod since the last such event",
             ),
         ] {
             let live = Live::new(Arc::clone(&sandbox), &Limits::default());
