@@ -6,6 +6,7 @@ pub mod api;
 pub mod apidocs;
 pub mod audit;
 pub mod cli;
+mod client;
 pub mod controller;
 pub mod crds;
 pub mod egress;

@@ -1,46 +1,21 @@
 //! `agentsandbox explain` as a person runs it: on a file without any cluster, and on a sandbox of a cluster.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+mod support;
 
 use std::{
     collections::HashMap,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
     path::Path,
-    process::{Command, Stdio},
     thread,
 };
 
 use rstest::rstest;
 use serde_json::{Value, json};
-
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-fn run(mut command: Command, input: &str) -> Ran {
-    let mut child = command
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A process that does not read it may be gone already.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    Ran {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
-}
+use support::{PROGRAM, Ran, run};
 
 fn explain(arguments: &[&str], input: &str) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agentsandbox"));
-    command.env_clear().arg("explain").args(arguments);
-    run(command, input)
+    run(Path::new(PROGRAM), &[&["explain"], arguments].concat(), &[], input)
 }
 
 fn sandbox(name: &str, rules: &Value) -> Value {
@@ -206,10 +181,8 @@ impl Cluster {
     }
 
     fn explain(&self, program: &Path, arguments: &[&str]) -> Ran {
-        let mut command = Command::new(program);
-        command.env_clear().env("KUBECONFIG", self.directory.path().join("config"));
-        command.arg("explain").args(arguments);
-        run(command, "")
+        let config = self.directory.path().join("config");
+        run(program, &[&["explain"], arguments].concat(), &[("KUBECONFIG", &config)], "")
     }
 }
 
@@ -219,7 +192,7 @@ fn a_sandbox_of_a_cluster_is_answered_for() {
     let network = serde_json::from_value(object["spec"]["network"].clone()).unwrap();
     object["status"] = json!({"policyDigest": agentsandbox::policy::digest(Some(&network))});
     let cluster = Cluster::with(&object);
-    let program = Path::new(env!("CARGO_BIN_EXE_agentsandbox"));
+    let program = Path::new(PROGRAM);
     for more in [&[][..], &["-n", "team-a"], &["--context", "else", "--namespace", "team-a"]] {
         let ran = cluster.explain(program, &[&["fix", "--to", "https://api.example"], more].concat());
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
@@ -319,8 +292,7 @@ fn a_service_that_cannot_be_read_is_said() {
 #[test]
 fn a_name_that_is_not_there_is_said_in_words() {
     let cluster = Cluster::with(&sandbox("fix", &rules()));
-    let ran = cluster
-        .explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["none", "--to", "https://api.example"]);
+    let ran = cluster.explain(Path::new(PROGRAM), &["none", "--to", "https://api.example"]);
     let said = "agentsandbox explain: team-a/none: agentsandboxes.agentsandbox.dev \"none\" not found; is it in another namespace? -n NAMESPACE\n";
     assert_eq!((ran.code, ran.err.as_str()), (Some(2), said));
 }
@@ -331,8 +303,7 @@ fn one_that_the_operator_refuses_is_denied() {
     let accepted = |status: &str| json!({"type": "Accepted", "status": status, "reason": "ReservedAddress", "message": "it overlaps", "lastTransitionTime": "2026-11-01T00:00:00Z"});
     for (status, code) in [("False", 1), ("True", 0)] {
         object["status"] = json!({"conditions": [accepted(status)]});
-        let ran = Cluster::with(&object)
-            .explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["fix", "--to", "https://api.example"]);
+        let ran = Cluster::with(&object).explain(Path::new(PROGRAM), &["fix", "--to", "https://api.example"]);
         assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{}", ran.out);
         let said = "  refused:     NotAccepted: Accepted=False, ReservedAddress: it overlaps\n";
         assert_eq!(ran.out.contains(said), code == 1, "{}", ran.out);
@@ -344,8 +315,7 @@ fn one_that_the_operator_refuses_is_denied() {
 fn a_change_that_is_not_in_force_yet_is_said() {
     let mut object = sandbox("fix", &rules());
     object["status"] = json!({"policyDigest": agentsandbox::policy::digest(None)});
-    let ran = Cluster::with(&object)
-        .explain(Path::new(env!("CARGO_BIN_EXE_agentsandbox")), &["fix", "--to", "https://api.example"]);
+    let ran = Cluster::with(&object).explain(Path::new(PROGRAM), &["fix", "--to", "https://api.example"]);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(ran.out.contains("in force:    not yet: status.policyDigest is sha256:"), "{}", ran.out);
 }
@@ -355,7 +325,7 @@ fn a_change_that_is_not_in_force_yet_is_said() {
 fn as_a_plugin_of_kubectl_it_is_the_same_program() {
     let cluster = Cluster::with(&sandbox("fix", &rules()));
     let plugin = cluster.directory.path().join("kubectl-agentsandbox");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_agentsandbox"), &plugin).unwrap();
+    std::os::unix::fs::symlink(PROGRAM, &plugin).unwrap();
     let ran = cluster.explain(&plugin, &["fix", "--to", "https://api.example"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     assert!(ran.out.contains("in force:    not yet: the sandbox has no status.policyDigest"), "{}", ran.out);

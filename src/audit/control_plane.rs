@@ -179,29 +179,12 @@ fn resource(kind: &'static str, namespace: &str, name: &str, uid: Option<&str>) 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use serde_json::Value;
-
+    use super::super::sink::Sink;
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn every_event_is_one_canonical_line_in_order() {
-        let sink = Shared::default();
+        let sink = Sink::default();
         let log = ControlPlaneLog::new(sink.clone());
         let sandbox = SandboxIdentity { namespace: "team".into(), name: "one\n".into(), uid: "u-1".into() };
         let text = || "a\nb".to_owned();
@@ -225,12 +208,9 @@ mod tests {
         for (event, ..) in events.clone() {
             log.record(&sandbox, 3, event).unwrap();
         }
-        let bytes = sink.0.lock().unwrap().clone();
-        let lines: Vec<&str> = std::str::from_utf8(&bytes).unwrap().lines().collect();
-        assert_eq!(lines.len(), events.len());
-        for (index, (line, (_, type_uid, status_id))) in lines.iter().zip(&events).enumerate() {
-            let value: Value = serde_json::from_str(line).unwrap();
-            assert_eq!(serde_json_canonicalizer::to_string(&value).unwrap(), *line);
+        let records = sink.records();
+        assert_eq!(records.len(), events.len());
+        for (index, (value, (_, type_uid, status_id))) in records.iter().zip(&events).enumerate() {
             assert_eq!(value["metadata"]["sequence"], index + 1);
             assert_eq!(value["metadata"]["version"], "1.8.0");
             assert_eq!(value["metadata"]["correlation_uid"], "u-1");

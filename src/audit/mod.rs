@@ -6,6 +6,8 @@ mod control_plane;
 mod network;
 mod ocsf;
 mod sandbox;
+#[cfg(test)]
+mod sink;
 mod steering;
 mod time;
 

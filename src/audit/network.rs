@@ -204,23 +204,8 @@ fn unmapped(event: &NetworkEvent) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
+    use super::super::sink::Sink;
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn event() -> NetworkEvent {
         NetworkEvent {
@@ -252,21 +237,12 @@ mod tests {
     }
 
     fn lines(events: &[NetworkEvent]) -> Vec<Value> {
-        let shared = Shared::default();
-        let mut log = NetworkLog::new("gateway-0", shared.clone());
+        let sink = Sink::default();
+        let mut log = NetworkLog::new("gateway-0", sink.clone());
         for event in events {
             log.record(event).unwrap();
         }
-        let bytes = shared.0.lock().unwrap().clone();
-        let text = String::from_utf8(bytes).unwrap();
-        assert!(text.ends_with('\n'));
-        text.lines()
-            .map(|line| {
-                let value: Value = serde_json::from_str(line).unwrap();
-                assert_eq!(serde_json_canonicalizer::to_string(&value).unwrap(), line, "canonical");
-                value
-            })
-            .collect()
+        sink.records()
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! A Pod as the controller keeps it: the fields that a decision needs, so that ten thousand of them stay small.
-use std::borrow::Cow;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec};
 use kube::Resource;
 use kube::api::ObjectMeta;
@@ -13,7 +11,8 @@ use crate::plan::seal::form;
 pub const AGENT: &str = "agent";
 
 /// A Pod with the fields that a decision needs.
-#[derive(Deserialize, Clone, Debug, Default)]
+#[derive(Deserialize, Resource, Clone, Debug, Default)]
+#[resource(inherit = Pod)]
 pub struct SlimPod {
     /// Metadata, without `managedFields`.
     #[serde(default)]
@@ -58,35 +57,6 @@ pub struct SlimStatus {
     pub init_container_statuses: Vec<ContainerStatus>,
     /// State of the agent's container.
     pub container_statuses: Vec<ContainerStatus>,
-}
-
-impl Resource for SlimPod {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Pod".into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "pods".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 impl From<PodSpec> for SlimSpec {

@@ -11,7 +11,7 @@ use kube::runtime::controller::{self, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Config, Resource};
+use kube::{Api, Client, Resource};
 use tokio::sync::{Notify, watch};
 
 use super::backoff::Backoff;
@@ -27,6 +27,7 @@ use super::reconcile::{on_error, reconcile};
 use super::release::release;
 use crate::api::v1alpha1::AgentSandbox;
 use crate::audit::ControlPlaneLog;
+use crate::client::{ClientError, client};
 use crate::plan::{GatewaySettings, Settings, gateway_name, labels};
 use crate::telemetry::{self, Health, LogFormat, Metrics};
 
@@ -101,12 +102,12 @@ pub enum RunError {
     /// The logs could not be set up.
     #[error(transparent)]
     Logging(#[from] telemetry::LoggingError),
-    /// There is no cluster to talk to.
-    #[error("no configuration for a cluster was found: {0}")]
-    Config(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The client could not be made, or the lease not be given up.
-    #[error("the API server cannot be used: {0}")]
-    Client(#[from] Box<kube::Error>),
+    /// There is no client of the API server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The lease was not given up: another replica has to wait until it ends.
+    #[error("the lease was not given up: {0}")]
+    Release(#[from] Box<kube::Error>),
     /// The admin server or a signal handler could not be set up.
     #[error("the process could not be set up: {0}")]
     Io(#[from] std::io::Error),
@@ -161,14 +162,6 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         elector.release().await.map_err(Box::new)?;
     }
     result
-}
-
-async fn client() -> Result<Client, RunError> {
-    let mut config = Config::infer().await.map_err(|error| RunError::Config(Box::new(error)))?;
-    // Tries of one call hide in it and may repeat a create: back-off is per object instead.
-    config.default_retry = false;
-    config.connect_timeout = Some(Duration::from_secs(10));
-    Ok(Client::try_from(config).map_err(Box::new)?)
 }
 
 async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<Metrics>) {

@@ -1,9 +1,8 @@
 //! Every Pod of a sandbox, kept by a watch: a token is only as good as its Pod is alive.
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
 use kube::api::ObjectMeta;
 use kube::runtime::watcher::Event;
@@ -12,7 +11,8 @@ use serde::Deserialize;
 use crate::api::v1alpha1::AgentSandbox;
 
 /// A Pod as it is watched.
-#[derive(Deserialize, Clone, Debug, Default)]
+#[derive(Deserialize, Resource, Clone, Debug, Default)]
+#[resource(inherit = Pod)]
 pub struct SlimPod {
     /// Metadata.
     #[serde(default)]
@@ -28,35 +28,6 @@ pub struct SlimStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
     #[serde(default)]
     pub phase: Option<String>,
-}
-
-impl Resource for SlimPod {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Pod".into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "pods".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 /// What is known of a Pod.

@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt};
 use hickory_resolver::net::NetError;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -31,6 +31,7 @@ use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{ApiServer, Tokens};
 use super::vetting::Vetting;
+use crate::client::{ClientError, client};
 use crate::controller::Filled;
 use crate::egress::wire::{CANARY_PORT, GATEWAY_PORT};
 use crate::plan::labels;
@@ -49,12 +50,9 @@ pub enum RunError {
     /// The logs could not be set up.
     #[error(transparent)]
     Logging(#[from] telemetry::LoggingError),
-    /// There is no cluster to talk to.
-    #[error("no configuration for a cluster was found: {0}")]
-    Config(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The client could not be made.
-    #[error("the API server cannot be used: {0}")]
-    Client(#[from] Box<kube::Error>),
+    /// There is no client of the API server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// A listener or a signal handler could not be set up.
     #[error("the process could not be set up: {0}")]
     Io(#[from] std::io::Error),
@@ -134,14 +132,6 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         () = &mut around => Err(RunError::Stopped),
         failure = context.records.failed() => Err(RunError::Records(failure)),
     }
-}
-
-async fn client() -> Result<Client, RunError> {
-    let mut config = Config::infer().await.map_err(|error| RunError::Config(Box::new(error)))?;
-    // Tries of one call hide in it; whoever asked tries again.
-    config.default_retry = false;
-    config.connect_timeout = Some(Duration::from_secs(5));
-    Ok(Client::try_from(config).map_err(Box::new)?)
 }
 
 fn service(text: Option<&String>, port: u16) -> Result<Option<ServiceName>, RunError> {

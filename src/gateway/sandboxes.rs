@@ -1,9 +1,7 @@
 //! Every sandbox of the cluster with its policy, kept by a watch.
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use k8s_openapi::NamespaceResourceScope;
 use kube::api::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
@@ -18,7 +16,8 @@ use crate::init::config::SandboxIdentity;
 use crate::policy::EffectivePolicy;
 
 /// An AgentSandbox as it is watched: what decides about its egress, and nothing else.
-#[derive(Deserialize, Clone, Debug, Default)]
+#[derive(Deserialize, Resource, Clone, Debug, Default)]
+#[resource(inherit = AgentSandbox)]
 pub struct SlimSandbox {
     /// Metadata.
     #[serde(default)]
@@ -50,35 +49,6 @@ pub struct SlimSpec {
 
 /// One that cannot be read does not stop the others.
 pub type Guarded = DeserializeGuard<SlimSandbox>;
-
-impl Resource for SlimSandbox {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        AgentSandbox::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        AgentSandbox::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        AgentSandbox::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        AgentSandbox::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
 
 /// A sandbox and its policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
