@@ -48,13 +48,14 @@ fn when_the_leader_is_deleted_the_other_carries_on() {
     });
 }
 
-/// Process of the operator in a Pod: the cluster's node is this machine.
-pub fn process_of(uid: &str) -> Option<Pid> {
+/// Process of `program` in the Pod with this UID: the cluster's node is this machine.
+pub fn process_of(program: &str, uid: &str) -> Option<Pid> {
+    let program = format!("{program}\0");
     std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let command = std::fs::read(entry.path().join("cmdline")).ok()?;
         let cgroups = std::fs::read_to_string(entry.path().join("cgroup")).ok()?;
-        let ours = command.starts_with(b"/agentsandbox\0") && cgroups.contains(uid);
+        let ours = command.starts_with(program.as_bytes()) && cgroups.contains(uid);
         ours.then(|| Pid::from_raw(pid))
     })
 }
@@ -69,7 +70,7 @@ fn a_leader_that_was_frozen_and_thawed_writes_nothing() {
         test.scale_operator(2).await;
         let first = test.leader(secs(60)).await;
         let uid = test.system::<Pod>().get(&first).await.unwrap().metadata.uid.unwrap();
-        let process = process_of(&uid).expect("the leader's process");
+        let process = process_of("/agentsandbox", &uid).expect("the leader's process");
         kill(process, Signal::SIGSTOP).unwrap();
         let held =
             test.create(&crate::support::sandbox::manifest("during", "time.sleep(8)", json!({}))).await;

@@ -191,7 +191,8 @@ trial('again', lambda: echo(connect('one.asbx.test', 7000)))
         })
         .await;
         let name = gateway.name_any();
-        kill(process_of(&gateway.uid().unwrap()).expect("the gateway's process"), Signal::SIGKILL).unwrap();
+        let process = process_of("/agentsandbox", &gateway.uid().unwrap()).expect("the gateway's process");
+        kill(process, Signal::SIGKILL).unwrap();
         let said = test.said("agent", "that it goes on elsewhere", |l| l["probe"] == "again").await;
         assert!(said.iter().any(|l| l["broken"].is_string()), "{said:#?}");
         all_done(&said, &["again"]);

@@ -1,9 +1,12 @@
 //! E22, E28: what one sandbox takes is bounded, and the others have theirs.
+use std::process::Command;
+
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
 use serde_json::{Value, json};
 
 use super::{all_done, host};
+use crate::leaders::process_of;
 use crate::support::{Test, agent, secs, shared};
 
 /// Begins connections in every way that there is and ends none of their first messages.
@@ -142,4 +145,79 @@ attempt("again", lambda: ask(many, gateway="{address}"))
         let reason = |line: &Value| line["status_code"] == "TooManyConnections" && line["action_id"] == 2;
         assert!(records.iter().any(reason), "the refusal is recorded: {:#?}", records.last());
     });
+}
+
+/// Takes as many connections as there may be, sends what they take, and reads nothing of what comes back.
+const STALLED: &str = r"
+held, sent = [], 0
+for i in range(250):
+    try:
+        stream = connect('one.asbx.test', 7000)
+        # What waits is to wait in the sidecar.
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        stream.setblocking(False)
+        held.append(stream)
+    except OSError:
+        pass
+    time.sleep(0.03)
+quiet = time.monotonic()
+end = quiet + 60
+while time.monotonic() < end and time.monotonic() < quiet + 3:
+    for stream in held:
+        try:
+            sent += stream.send(b'x' * 65536)
+            quiet = time.monotonic()
+        except BlockingIOError:
+            pass
+    time.sleep(0.05)
+say(stalled=len(held), sent=sent)
+time.sleep(20)
+for stream in held:
+    stream.close()
+time.sleep(3)
+trial('after', lambda: echo(connect('one.asbx.test', 7000)))
+";
+
+/// E22: what stalls in the sidecar does not end it, and so not the sandbox.
+#[test]
+fn connections_that_stall_in_both_directions_fit_into_the_sidecar() {
+    shared("egress-stalled", |test| async move {
+        test.probe().await;
+        let spec = json!({"timeout": "3m", "resources": {"memory": "256Mi"}});
+        test.agent("agent", STALLED, &[super::tcp("one.asbx.test")], spec).await;
+        let said = test.said("agent", "that nothing moves", |line| line["stalled"].is_u64()).await;
+        let line = said.iter().find(|line| line["stalled"].is_u64()).unwrap();
+        let uid = test.pods_of("agent").await.remove(0).metadata.uid.unwrap();
+        if let Some((own, kernel)) = memory_of(&uid) {
+            eprintln!("{line}; sidecar: {own} bytes resident, {kernel} in the kernel");
+            assert!(kernel > 20 << 20, "they stall in the sidecar");
+            assert!(own + kernel < 100 << 20, "well below the limit of 128 MiB");
+        }
+        assert!(line["stalled"].as_u64().unwrap() >= 200, "{line}");
+        assert!(line["sent"].as_u64().unwrap() > 200 * 64 * 1024, "they took something: {line}");
+        let outcome = test.wait_status("agent", "an outcome", secs(120), |s| s.outcome.clone()).await;
+        assert_eq!(outcome.reason, "Completed", "{outcome:?}");
+        all_done(&agent::lines(&test.log("agent").await), &["after"]);
+    });
+}
+
+/// Bytes that the sidecar of the Pod with this UID has resident, and that the kernel keeps for its connections, where the
+/// node is this machine. Only control groups of version 2 count the kernel's on the limit, so this adds them up.
+fn memory_of(uid: &str) -> Option<(u64, u64)> {
+    let process = process_of("/sandbox-sidecar", uid)?;
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let resident: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let number = process.to_string();
+    let words = ["-t", &number, "-n", "ss", "-tampnHO"];
+    let sockets = Command::new("nsenter").args(words).output().ok().filter(|done| done.status.success())?;
+    let sockets = String::from_utf8_lossy(&sockets.stdout).into_owned();
+    let ours = sockets.lines().filter(|line| line.contains("(\"sandbox-sid"));
+    // skmem:(r1,rb2,t3,tb4,f5,w6,o7,...), see ss(8): what waits to be read, is reserved, and waits to be sent.
+    let kept = |line: &str| -> u64 {
+        let numbers = line.split("skmem:(").nth(1).unwrap_or_default().split([',', ')']);
+        numbers.filter_map(|number| number.strip_prefix(['r', 'f', 'w'])?.parse::<u64>().ok()).sum()
+    };
+    Some((resident * 1024, ours.map(kept).sum()))
 }

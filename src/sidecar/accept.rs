@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::kernel_buffers::{FEW, narrow};
 use super::pause;
 use super::tunnel::Agent;
 
@@ -23,6 +24,9 @@ where
             pause().await;
             continue;
         };
+        if room.available_permits() + FEW < MAX_CONNECTIONS {
+            narrow(&stream);
+        }
         let agent = Agent::new(stream);
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
             agent.reset();

@@ -10,11 +10,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dns::Directory;
 use super::held::{Held, Policy};
+use super::kernel_buffers::{self, narrow};
 use super::ledger::Ledger;
 use super::names::{Names, NoAddress};
 use super::pause;
@@ -182,18 +183,12 @@ impl Directory for Listeners {
     }
 }
 
-/// Bytes of a connection to the agent that the kernel keeps each way (it takes twice as many, socket(7)): without a
-/// bound they are megabytes, which count on the sidecar's memory, and within one Pod fewer are as fast.
-const KERNEL_BUFFER: u32 = 64 * 1024;
-
 /// Listens at `address`. `SO_REUSEADDR` is for connections of an earlier listener that are still closing; two listeners
 /// at one address it allows nobody.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Connections inherit its buffers.
+    let socket = kernel_buffers::socket(address, kernel_buffers::AGENT)?;
     socket.set_reuseaddr(true)?;
-    // Connections inherit them.
-    socket.set_send_buffer_size(KERNEL_BUFFER)?;
-    socket.set_recv_buffer_size(KERNEL_BUFFER)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -207,6 +202,9 @@ async fn accept(listener: TcpListener, target: Target, tunnels: Arc<Tunnels>) {
         };
         let (target, tunnels) = (target.clone(), Arc::clone(&tunnels));
         tokio::spawn(async move {
+            if tunnels.are_many() {
+                narrow(&stream);
+            }
             let agent = Agent::new(stream);
             match tunnels.open(&target, Via::Transparent).await {
                 Ok(tunnel) => relay(agent, tunnel).await,

@@ -15,6 +15,7 @@ mod held;
 mod http1;
 mod intake;
 mod journal;
+mod kernel_buffers;
 mod ledger;
 mod listeners;
 mod names;

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::budget::{Budget, Counted, Meter};
 use super::gateway::{Gateways, Wire, denial};
 use super::held::Held;
+use super::kernel_buffers::{FEW, narrow};
 use super::ledger::Ledger;
 use crate::egress::buffered::Buffered;
 use crate::egress::wire::{BYTES_HEADER, Denial, VIA_HEADER};
@@ -108,6 +109,11 @@ impl Tunnels {
         opened
     }
 
+    /// Whether there are so many that a further connection has to make do with little memory.
+    pub fn are_many(&self) -> bool {
+        self.room.available_permits() + FEW < MAX_TUNNELS
+    }
+
     /// Counts and records a refusal that was decided here.
     pub fn refuse(&self, target: &str, via: Via, denial: &Denial) {
         self.note(target, via, denial);
@@ -145,6 +151,9 @@ impl Tunnels {
         let stream = answer?;
         let meter = Meter::new(Arc::clone(&self.budget));
         let (wire, early) = stream.into_parts();
+        if self.are_many() {
+            narrow(wire.get_ref().0.inner());
+        }
         // What a server says first may come with the answer.
         if !meter.take_inwards(early.len()) {
             return Err(exceeded(target));
