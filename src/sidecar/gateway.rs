@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -17,10 +17,11 @@ use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+use tokio_rustls::rustls::{CipherSuite, ClientConfig, RootCertStore, version};
 
 use super::held::Held;
 use super::http1::{self, Framing, Response};
+use super::kernel_buffers;
 use super::token::TokenFile;
 use crate::egress::buffered::Buffered;
 use crate::egress::wire::{ALPN, Denial};
@@ -34,9 +35,7 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// Longest wait for the answer: the gateway resolves the name and dials within it.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// Bytes of a connection that the kernel keeps each way, and those of the agent that TLS keeps: see
-/// [`super::listeners::listen`]. Here they have to last for the way to another zone.
-const KERNEL_BUFFER: u32 = 128 * 1024;
+/// Bytes of the agent's that TLS keeps where the gateway does not read.
 const TLS_BUFFER: usize = 32 * 1024;
 
 /// Longest body of a refusal.
@@ -124,7 +123,10 @@ impl Gateways {
             return Err("the gateway's authority: no certificate".to_owned());
         }
         let name = ServerName::try_from(config.name.clone()).map_err(|error| error.to_string())?;
-        let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut provider = ring::default_provider();
+        // The suite that every implementation has (RFC 8446, 9.1) takes a quarter less time than the default, AES-256.
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let mut tls = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&version::TLS13])
             .map_err(|error| error.to_string())?
             .with_root_certificates(roots)
@@ -249,9 +251,7 @@ impl Gateways {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Wire> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_send_buffer_size(KERNEL_BUFFER)?;
-        socket.set_recv_buffer_size(KERNEL_BUFFER)?;
+        let socket = kernel_buffers::socket(address, kernel_buffers::TUNNEL)?;
         let stream = timeout(CONNECT, socket.connect(address)).await??;
         stream.set_nodelay(true)?;
         let mut wire =
