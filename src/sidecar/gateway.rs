@@ -57,8 +57,8 @@ const WARM: Duration = Duration::from_mins(1);
 /// Time for which a gateway that failed comes last.
 const PENALTY: Duration = Duration::from_secs(10);
 
-/// Gateways that are tried.
-const TRIES: usize = 2;
+/// Addresses that are tried: two gateways, and the Service, behind which there may be others.
+const TRIES: usize = 3;
 
 /// A connection.
 pub type Wire = TlsStream<Buffered<TcpStream>>;
@@ -240,13 +240,15 @@ impl Gateways {
     /// Addresses in the order in which they are tried: the gateways that were told, then the Service; what failed a
     /// moment ago last.
     fn candidates(&self) -> Vec<SocketAddr> {
-        let mut addresses = self.held.link().gateways;
-        addresses.truncate(TRIES - 1);
-        addresses.push(self.service);
-        addresses.dedup();
         let mut state = self.state();
         state.failed.retain(|_, failed| failed.elapsed() < PENALTY);
-        addresses.sort_by_key(|address| state.failed.contains_key(address));
+        let has_failed = |address: &SocketAddr| state.failed.contains_key(address);
+        let mut addresses = self.held.link().gateways;
+        addresses.sort_by_key(has_failed);
+        addresses.truncate(TRIES - 1);
+        addresses.push(self.service);
+        addresses.sort_by_key(has_failed);
+        addresses.dedup();
         addresses
     }
 

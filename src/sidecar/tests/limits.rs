@@ -15,6 +15,21 @@ async fn another_gateway_is_tried_before_the_first_byte() {
 }
 
 #[tokio::test]
+async fn the_second_that_was_told_of_is_tried_also_where_the_service_leads_to_the_dead_one() {
+    let authority = Authority::new();
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let other = Fake::start(&authority, update(1, &[])).await;
+    let policy = PolicyUpdate { gateways: vec![dead, other.address], ..update(1, &[("a.example", &[7777])]) };
+    let gateway = Fake::start(&authority, policy).await;
+    let case = Case::start(&authority.pem(), gateway.address, gateway).await;
+    case.has_policy().await;
+    case.gateway.route("a.example:7777", Route::HangUp);
+    other.route("a.example:7777", Route::To(echo().await));
+    let mut stream = case.dial("a.example", 7777).await.unwrap();
+    assert_eq!(exchange(&mut stream, b"x").await.unwrap(), b"x");
+}
+
+#[tokio::test]
 async fn a_gateway_that_drains_knows_nothing_or_hangs_up_sends_to_another() {
     let deny = |reason: &str| Route::Deny(Denial { reason: reason.into(), message: String::new() });
     for route in [deny("Draining"), deny("PolicyUnknown"), Route::HangUp] {
