@@ -62,3 +62,8 @@ put() {
   { grep -v "^$1=" "$S/env" || true; printf '%s=%s\n' "$1" "$2"; } >"$S/env.new"
   mv "$S/env.new" "$S/env"
 }
+# settle: forget upgrades by Helm that were killed in the middle; it refuses every further one until somebody does.
+settle() {
+  "$B/kubectl" --kubeconfig "$S/admin.kubeconfig" -n "$SYSTEM_NS" delete secret --ignore-not-found \
+    -l 'owner=helm,status in (pending-install,pending-upgrade,pending-rollback)' >/dev/null
+}
