@@ -19,6 +19,8 @@ pub enum Ending {
     SandboxGone,
     /// The sandbox has moved the bytes that it may.
     BytesExceeded,
+    /// This gateway's memory is short, and nothing moved on the connection.
+    MemoryShort,
     /// This gateway ends.
     Draining,
 }
@@ -32,6 +34,7 @@ impl Ending {
             Self::PodGone => "PodGone",
             Self::SandboxGone => "SandboxGone",
             Self::BytesExceeded => "EgressBytesExceeded",
+            Self::MemoryShort => "GatewayBusy",
             Self::Draining => "Draining",
         }
     }

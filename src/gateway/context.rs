@@ -10,6 +10,7 @@ use super::endpoints::Endpoints;
 use super::freshness::Freshness;
 use super::identity::Identity;
 use super::limits::Limits;
+use super::memory::Memory;
 use super::notices::Notices;
 use super::records::Records;
 use super::resolve::Resolver;
@@ -28,6 +29,8 @@ pub struct Context {
     pub limits: Limits,
     /// Room for connections to servers.
     pub tunnels: Semaphore,
+    /// Whether memory is short.
+    pub memory: Memory,
     /// From names to addresses.
     pub resolver: Resolver,
     /// Which addresses may be dialled.

@@ -24,6 +24,8 @@ pub struct Limits {
     pub idle: Duration,
     /// The same when one direction has ended.
     pub half_idle: Duration,
+    /// Time for which a connection whose peer does not read stays when memory is short.
+    pub still: Duration,
     /// Time after which a connection that is still open is recorded as such.
     pub recorded_open: Duration,
 }
@@ -41,6 +43,7 @@ impl Default for Limits {
             dial: Duration::from_secs(10),
             idle: Duration::from_mins(15),
             half_idle: Duration::from_mins(2),
+            still: Duration::from_secs(5),
             recorded_open: Duration::from_secs(10),
         }
     }

@@ -15,6 +15,7 @@ use super::http::inspect::Inspector;
 use super::limits::Limits;
 use super::live::Live;
 use super::refusal::Refusal;
+use super::standstill::Standstill;
 
 /// Bytes that are read from the server at a time: two TLS records, as many as the TLS layer takes at once.
 const PIECE: usize = 32 * 1024;
@@ -49,6 +50,10 @@ pub enum End {
 pub struct Meter {
     out: AtomicU64,
     into: AtomicU64,
+    /// Whether the server takes what is for it.
+    out_still: Standstill,
+    /// Whether the agent does.
+    into_still: Standstill,
 }
 
 impl Meter {
@@ -60,6 +65,11 @@ impl Meter {
     /// Bytes from the server to the agent.
     pub fn inward(&self) -> u64 {
         self.into.load(Ordering::Relaxed)
+    }
+
+    /// How long bytes have waited for a peer that hardly takes any.
+    pub fn stands_still(&self) -> Duration {
+        self.out_still.lasts().max(self.into_still.lasts())
     }
 }
 
@@ -163,8 +173,8 @@ impl<'a, A: AsyncBufRead + AsyncWrite + Unpin> Relay<'a, A> {
         loop {
             if self.out_done < self.out.len() {
                 let rest = self.out.get(self.out_done..).unwrap_or_default();
-                let written = ready!(Pin::new(&mut *self.server).poll_write(context, rest));
-                match written {
+                let written = Pin::new(&mut *self.server).poll_write(context, rest);
+                match ready!(noting(written, &self.meter.out_still)) {
                     Ok(0) => return Poll::Ready(Err(End::ServerLost(io::ErrorKind::WriteZero.into()))),
                     Ok(written) => {
                         self.out_done += written;
@@ -187,7 +197,11 @@ impl<'a, A: AsyncBufRead + AsyncWrite + Unpin> Relay<'a, A> {
                 }
                 Direction::Open => {}
             }
-            let piece = match ready!(Pin::new(&mut *self.agent).poll_fill_buf(context)) {
+            let piece = Pin::new(&mut *self.agent).poll_fill_buf(context);
+            if piece.is_pending() {
+                self.meter.out_still.is_over();
+            }
+            let piece = match ready!(piece) {
                 Ok(piece) => piece,
                 Err(error) => return Poll::Ready(Err(End::AgentLost(error))),
             };
@@ -224,11 +238,14 @@ impl<'a, A: AsyncBufRead + AsyncWrite + Unpin> Relay<'a, A> {
                     }
                     continue;
                 }
-                None => match ready!(Pin::new(&mut *self.server).poll_write(context, piece)) {
-                    Ok(0) => return Poll::Ready(Err(End::ServerLost(io::ErrorKind::WriteZero.into()))),
-                    Ok(written) => written,
-                    Err(error) => return Poll::Ready(Err(End::ServerLost(error))),
-                },
+                None => {
+                    let written = Pin::new(&mut *self.server).poll_write(context, piece);
+                    match ready!(noting(written, &self.meter.out_still)) {
+                        Ok(0) => return Poll::Ready(Err(End::ServerLost(io::ErrorKind::WriteZero.into()))),
+                        Ok(written) => written,
+                        Err(error) => return Poll::Ready(Err(End::ServerLost(error))),
+                    }
+                }
             };
             Pin::new(&mut *self.agent).consume(taken);
             if self.inspector.is_none() {
@@ -249,7 +266,8 @@ impl<'a, A: AsyncBufRead + AsyncWrite + Unpin> Relay<'a, A> {
         loop {
             if self.into_done < self.into.len() {
                 let rest = self.into.get(self.into_done..).unwrap_or_default();
-                match ready!(Pin::new(&mut *self.agent).poll_write(context, rest)) {
+                let written = Pin::new(&mut *self.agent).poll_write(context, rest);
+                match ready!(noting(written, &self.meter.into_still)) {
                     Ok(0) => return Poll::Ready(Err(End::AgentLost(io::ErrorKind::WriteZero.into()))),
                     Ok(written) => {
                         self.into_done += written;
@@ -276,8 +294,12 @@ impl<'a, A: AsyncBufRead + AsyncWrite + Unpin> Relay<'a, A> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(End::ServerLost(error))),
                 Poll::Pending => {
                     (self.into, self.into_done) = (Vec::new(), 0);
-                    return match ready!(Pin::new(&mut *self.agent).poll_flush(context)) {
-                        Ok(()) => Poll::Pending,
+                    let flushed = Pin::new(&mut *self.agent).poll_flush(context);
+                    return match ready!(noting(flushed.map_ok(|()| 0), &self.meter.into_still)) {
+                        Ok(_) => {
+                            self.meter.into_still.is_over();
+                            Poll::Pending
+                        }
                         Err(error) => Poll::Ready(Err(End::AgentLost(error))),
                     };
                 }
@@ -316,6 +338,16 @@ impl<'a, A: AsyncBufRead + AsyncWrite + Unpin> Relay<'a, A> {
             self.timer.as_mut().reset(deadline);
         }
     }
+}
+
+/// Notes whether a peer takes what is written to it.
+fn noting(written: Poll<io::Result<usize>>, standstill: &Standstill) -> Poll<io::Result<usize>> {
+    match &written {
+        Poll::Pending => standstill.waits(),
+        Poll::Ready(Ok(bytes)) => standstill.took(u64::try_from(*bytes).unwrap_or(u64::MAX)),
+        Poll::Ready(Err(_)) => {}
+    }
+    written
 }
 
 #[cfg(test)]

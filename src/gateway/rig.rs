@@ -29,6 +29,7 @@ use super::endpoints::Endpoints;
 use super::freshness::Freshness;
 use super::identity::Identity;
 use super::limits::Limits;
+use super::memory::Memory;
 use super::notices::{self, Notice};
 use super::pods::Pods;
 use super::pods::tests::pod;
@@ -142,6 +143,7 @@ impl Rig {
             sources: Sources::new(limits.rate),
             limits,
             tunnels: Semaphore::new(limits.tunnels),
+            memory: Memory::default(),
             resolver: Resolver::new(&[dns.address], Duration::from_secs(1)).unwrap(),
             vetting: Vetting::new(policy, ["198.51.100.250".parse().unwrap()]),
             dialer: Dialer::through(Duration::from_secs(1), Arc::new(connect)),

@@ -1,5 +1,6 @@
 //! Wiring of the gateway: client, watches, certificate, listener, admin server, shutdown.
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::dial::Dialer;
 use super::endpoints::{Endpoints, ServiceName};
 use super::freshness::Freshness;
 use super::identity::Identity;
+use super::memory::{self, Memory};
 use super::notices;
 use super::options::Options;
 use super::pods::{Pods, SlimPod};
@@ -103,6 +105,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             () = watches(&options, &client, &context, &filled) => {}
             () = notices::publish(client.clone(), &options.identity, to_publish) => {}
             () = context.canary.keep() => {}
+            () = context.memory.keep(Path::new(memory::CONTROL_GROUP)) => {}
             () = context.freshness.keep(&client) => {}
             () = attend(&certificates, &filled, &health, &context) => {}
             _ = serving => {}
@@ -161,6 +164,7 @@ fn context(
         sources: Sources::new(limits.rate),
         limits,
         tunnels: Semaphore::new(limits.tunnels),
+        memory: Memory::default(),
         resolver: Resolver::new(&options.nameservers, limits.resolve)?,
         vetting: Vetting::new(policy, options.never_dialled()),
         dialer: Dialer::new(limits.dial),

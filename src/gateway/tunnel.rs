@@ -118,6 +118,10 @@ where
         let message = "this gateway cannot write its records now; another one may";
         return Err(Over::Before(Refusal::new(Cause::Draining, message)));
     }
+    if context.memory.is_short() {
+        let message = "this gateway has no memory for more connections now; another one may have";
+        return Err(Over::Before(Refusal::new(Cause::Busy, message)));
+    }
     let Ok(_place) = context.tunnels.try_acquire() else {
         let message = "this gateway has as many connections as it takes; another one may have room";
         return Err(Over::Before(Refusal::new(Cause::Busy, message)));
@@ -162,10 +166,22 @@ where
         biased;
         ending = entered.ended() => Over::Cut(ending),
         end = relay.run() => Over::End(end),
+        () = shed(context, story) => Over::Cut(Ending::MemoryShort),
         never = record_open(context, story) => match never {},
     };
     story.requests = inspector.map(|inspector| inspector.requests());
     Ok(over)
+}
+
+/// Ready when memory is short and nothing moves here.
+async fn shed(context: &Context, story: &Story<'_>) {
+    let mut looks = context.memory.looks();
+    loop {
+        context.memory.shortage(&mut looks).await;
+        if story.meter.stands_still() >= context.limits.still {
+            return;
+        }
+    }
 }
 
 async fn established<A: AsyncWrite + Unpin>(agent: &mut A) -> std::io::Result<()> {
@@ -291,6 +307,7 @@ fn judgement(over: &Over) -> Judgement {
         Over::Cut(ending) => {
             let detail = match ending {
                 Ending::PolicyChanged(decision) => Some(format!("not allowed any more: {}", decision.reason)),
+                Ending::MemoryShort => Some("memory was short, and its peer took nothing".to_owned()),
                 _ => None,
             };
             (NetworkOutcome::Reset, ending.word(), detail)

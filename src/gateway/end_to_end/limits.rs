@@ -1,5 +1,6 @@
 //! What one sandbox may use, and what somebody without a token may.
 use super::*;
+use crate::gateway::memory::Usage;
 
 #[tokio::test]
 async fn who_is_slow_is_hung_up_on() {
@@ -55,6 +56,48 @@ async fn one_sandbox_cannot_take_all() {
     drop(first);
     rig.record().await;
     rig.connect("a.example:443").await.unwrap();
+}
+
+#[tokio::test]
+async fn when_memory_is_short_what_stands_still_ends_and_nothing_more_is_taken() {
+    let limits = Limits { still: Duration::from_millis(300), ..Limits::default() };
+    let any =
+        |port: u16| rule_of(serde_json::json!({"host": "a.example", "ports": [port], "protocol": "TCP"}));
+    let mut rig = Rig::with(limits, vec![any(7000), any(7001)]).await;
+    let flood = serve(|mut stream| async move { while stream.write_all(&vec![0; 65536]).await.is_ok() {} }).await;
+    let echo = serve(|mut stream| async move {
+        let (mut reader, mut writer) = stream.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    })
+    .await;
+    rig.site("a.example", "198.51.100.7", 7000, flood);
+    rig.site("a.example", "198.51.100.7", 7001, echo);
+    let mut still = rig.connect("a.example:7000").await.unwrap();
+    let mut moving = rig.connect("a.example:7001").await.unwrap();
+    let mut back = [0; 1];
+    moving.write_all(b"x").await.unwrap();
+    moving.read_exact(&mut back).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let look = |used| rig.context.memory.look(Some(Usage { used, limit: 100 }));
+    look(10);
+    let mut more = rig.connect("a.example:7001").await.unwrap();
+    look(80);
+    let (status, denial) = rig.connect("a.example:7001").await.unwrap_err();
+    assert_eq!((status, denial.reason.as_str()), (503, "GatewayBusy"));
+    let (one, other) = (rig.record().await, rig.record().await);
+    let reset = if one["activity_name"] == "Reset" { one } else { other };
+    assert_eq!(
+        (&reset["status_code"], &reset["dst_endpoint"]["port"]),
+        (&"GatewayBusy".into(), &7000.into())
+    );
+    let ended = async { while still.read_u8().await.is_ok() {} };
+    timeout(SOON, ended).await.expect("it ended");
+    for stream in [&mut moving, &mut more] {
+        stream.write_all(b"x").await.unwrap();
+        timeout(SOON, stream.read_exact(&mut back)).await.unwrap().unwrap();
+    }
+    rig.context.memory.look(Some(Usage { used: 10, limit: 100 }));
+    rig.connect("a.example:7001").await.unwrap();
 }
 
 #[tokio::test]
