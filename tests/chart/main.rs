@@ -279,6 +279,61 @@ fn exceptions_are_told_to_the_gateway_and_to_the_controller() {
     }
 }
 
+/// Some clusters take Pods of the system's priority classes outside of kube-system only where a quota names the class.
+#[test]
+fn a_priority_class_of_the_system_has_a_quota() {
+    for (class, want) in
+        [("system-cluster-critical", true), ("system-node-critical", true), ("operators", false), ("", false)]
+    {
+        let text = run("agentsandbox", &["--set", &format!("priorityClassName={class}")]).unwrap();
+        let documents = documents(&text);
+        let quotas = of_kind(&documents, "ResourceQuota");
+        assert_eq!(quotas.len(), usize::from(want), "{class}");
+        for quota in quotas {
+            let scopes = &quota["spec"]["scopeSelector"]["matchExpressions"];
+            let in_class =
+                serde_json::json!([{"scopeName": "PriorityClass", "operator": "In", "values": [class]}]);
+            assert_eq!(scopes, &in_class);
+            // The most replicas that the schema takes, of both, while two rollouts end.
+            let most: u32 = quota["spec"]["hard"]["pods"].as_str().unwrap().parse().unwrap();
+            assert!(most >= 3 * (10 + 100), "{most}");
+        }
+        for name in ["agentsandbox-controller", "agentsandbox-gateway"] {
+            let used = pods_of(&documents, name)["spec"]["priorityClassName"].as_str().unwrap_or_default();
+            assert_eq!(used, class, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_controller_reaches_the_ports_that_are_given_and_no_others() {
+    let controller = |documents: &[Value]| {
+        let policies = of_kind(documents, "NetworkPolicy");
+        let policy = policies.into_iter().find(|p| p["metadata"]["name"] == "agentsandbox-controller");
+        policy.unwrap()["spec"]["egress"].clone()
+    };
+    let tcp = |ports: &[u16]| {
+        let ports: Vec<_> =
+            ports.iter().map(|port| serde_json::json!({"port": port, "protocol": "TCP"})).collect();
+        serde_json::json!([{"ports": ports}])
+    };
+    assert_eq!(controller(&documents(&run("agentsandbox", &[]).unwrap())), tcp(&[443, 6443]));
+    assert_eq!(controller(&documents(&full())), tcp(&[16443]));
+}
+
+#[test]
+fn every_pod_of_the_operators_own_has_the_pull_secrets() {
+    let documents = documents(&full());
+    let deployments = of_kind(&documents, "Deployment");
+    let specs = deployments.iter().map(|d| &d["spec"]["template"]["spec"]);
+    let pods = of_kind(&documents, "Pod");
+    let specs: Vec<_> = specs.chain(pods.iter().map(|pod| &pod["spec"])).collect();
+    assert_eq!(specs.len(), 4);
+    for spec in specs {
+        assert_eq!(spec["imagePullSecrets"], serde_json::json!([{"name": "regcred"}]));
+    }
+}
+
 /// The rules of the Pod Security Standard "restricted" that a Pod's own fields decide.
 fn assert_restricted(spec: &Value) {
     for field in ["hostNetwork", "hostPID", "hostIPC"] {
@@ -339,15 +394,23 @@ fn wrong_values_are_refused() {
         "controller.logLevel=very loud",
         "controller.userNamespaces=perhaps",
         "controller.reservedCidrs[0]=everything",
+        "controller.reservedCidrs[0]=10.0.0.0/99",
+        "controller.reservedCidrs[0]=10.0.0/24",
+        "controller.reservedCidrs[0]=fd00::/129",
         "controller.clusterDns=10.96.0.10",
         "gateway.replicas=0",
         "gateway.replica=2",
         "gateway.reachableCidrs[0]=10.0.0.1",
+        "gateway.reachableCidrs[0]=10.20.0.0/33",
         "gateway.nameservers[0]=dns.example",
         "gateway.drainSeconds=-1",
         "gateway.logFormat=xml",
         "gateway.autoscaling.enabled=perhaps",
         "gateway.autoscaling.maxReplicas=0",
+        "imagePullSecrets[0]=regcred",
+        // Without ports a rule opens all of them.
+        "networkPolicy.apiServerPorts=null",
+        "networkPolicy.apiServerPorts[0]=0",
     ] {
         assert!(run("agentsandbox", &["--set", wrong]).is_err(), "{wrong} was taken");
     }
