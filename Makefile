@@ -71,7 +71,7 @@ generated: $(HELM)
 	cargo run $(FEATURES) --quiet --bin agentsandbox -- crds --output $(DIR)/crds --docs $(DIR)/api.md
 	$(HELM) template agentsandbox charts/agentsandbox -n agentsandbox-system --skip-tests >$(DIR)/operator.yaml
 
-bench: ## Measure everything in docs/benchmarks.md on the cluster, which is started if it is not up (root; about 8 min)
+bench: ## Measure what docs/benchmarks.md lists for it, on the cluster, which is started if it is not up (root; about 8 min)
 	@# With the image's settings, so that nothing is compiled twice.
 	RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET_DIR=target/image \
 	  cargo bench --locked --target "$$(rustc -vV | sed -n 's/^host: //p')" --bench plan -- --quick
