@@ -212,17 +212,21 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/serving/endpointslice
 
 fn service() -> Value {
     json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "model", "namespace": "serving"},
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "model", "namespace": "serving", "uid": "s-1"},
         "spec": {"clusterIP": "10.96.3.4", "selector": {"app": "model"}, "ports": [{"port": 80, "targetPort": 8080}]},
     })
 }
 
 fn slices() -> Value {
-    let pod = json!({"addresses": ["10.244.1.7"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "model-0"}});
+    let pod = json!({"addresses": ["10.244.1.7"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "model-0", "namespace": "serving"}});
+    let made = json!({
+        "name": "model-1", "labels": {"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "model", "uid": "s-1"}],
+    });
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSliceList", "metadata": {},
         "items": [{
-            "metadata": {"name": "model-1"}, "addressType": "IPv4", "endpoints": [pod],
+            "metadata": made, "addressType": "IPv4", "endpoints": [pod],
             "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
         }],
     })

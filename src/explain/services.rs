@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::{
-    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    api::{
+        core::v1::{ObjectReference, Service},
+        discovery::v1::EndpointSlice,
+    },
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
@@ -11,6 +14,10 @@ use crate::{
     api::v1alpha1::{EgressRule, Protocol},
     plan::ObservedService,
 };
+
+/// Label of EndpointSlices that says who made them, and who makes those of Services that select Pods.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 
 /// Services by namespace and name. One that is not there: nobody looked. An error: why it cannot be read.
 pub type Services = BTreeMap<(String, String), Result<SeenService, String>>;
@@ -94,7 +101,10 @@ impl SeenService {
             cluster_ips: addresses(spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip)),
             outside: addresses(outside),
             families: spec.ip_families.unwrap_or_default(),
-            pods: slices.map(|slices| pods(&ports, &slices)),
+            pods: slices.map(|slices| {
+                let own: Vec<_> = slices.into_iter().filter(|slice| is_made_for(slice, service)).collect();
+                pods(&ports, service.metadata.namespace.as_deref(), &own)
+            }),
             ports,
         }
     }
@@ -180,12 +190,18 @@ impl SeenService {
             |pod: &Pod| number(pod, asked).is_some_and(|n| opened.iter().any(|p| number(pod, p) == Some(n)));
         let behind = self.pods.as_ref().ok().filter(|pods| !pods.is_empty());
         let everywhere = behind.is_some_and(|pods| pods.values().all(same));
+        let somewhere = behind.is_some_and(|pods| pods.values().any(same));
         if everywhere || opened.iter().any(|p| p.target == asked.target) {
             let idle = self.pods.as_ref().is_ok_and(|pods| !pods.values().any(|pod| pod.ready));
             return Found::Open(
                 format!("; this is its ClusterIP, whose port {port} leads to {target} of the Pods"),
                 idle.then_some("no Pod of the Service is ready: nobody answers now"),
             );
+        }
+        if somewhere {
+            return Found::Unknown(format!(
+                "; this is its ClusterIP, whose port {port} leads to {target} of the Pods, which the rule opens of some of them"
+            ));
         }
         Found::Closed(format!(
             "; this is its ClusterIP, whose port {port} leads to {target} of the Pods, which the rule does not open"
@@ -235,8 +251,16 @@ impl Pod {
     }
 }
 
-/// The Pods in `slices`. Whatever else somebody put there is not the Service's.
-fn pods(ports: &[SeenPort], slices: &[EndpointSlice]) -> BTreeMap<IpAddr, Pod> {
+/// Whether Kubernetes made `slice` for `service`. Others may have the label that it is found by.
+fn is_made_for(slice: &EndpointSlice, service: &Service) -> bool {
+    let owners = slice.metadata.owner_references.iter().flatten();
+    let made_by = slice.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
+    made_by.is_some_and(|name| name == CONTROLLER)
+        && owners.into_iter().any(|o| o.kind == "Service" && Some(&o.uid) == service.metadata.uid.as_ref())
+}
+
+/// The Pods in `slices` that are in `namespace`. Whatever else somebody put there is not the Service's.
+fn pods(ports: &[SeenPort], namespace: Option<&str>, slices: &[EndpointSlice]) -> BTreeMap<IpAddr, Pod> {
     let mut found = BTreeMap::<IpAddr, Pod>::new();
     for slice in slices {
         let named = |port: &SeenPort| {
@@ -252,7 +276,10 @@ fn pods(ports: &[SeenPort], slices: &[EndpointSlice]) -> BTreeMap<IpAddr, Pod> {
         });
         let numbers: Vec<_> = numbers.collect();
         for endpoint in slice.endpoints.iter().flatten() {
-            if endpoint.target_ref.as_ref().and_then(|target| target.kind.as_deref()) != Some("Pod") {
+            let is_pod = |target: &ObjectReference| {
+                target.kind.as_deref() == Some("Pod") && target.namespace.as_deref() == namespace
+            };
+            if !endpoint.target_ref.as_ref().is_some_and(is_pod) {
                 continue;
             }
             let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);

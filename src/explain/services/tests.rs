@@ -16,18 +16,43 @@ fn service(spec: &Value) -> Service {
         ],
     });
     whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    let metadata = json!({"name": "model", "namespace": "serving"});
+    let metadata = json!({"name": "model", "namespace": "serving", "uid": "s-1"});
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": whole});
     serde_json::from_value(service).unwrap()
+}
+
+/// Metadata of a slice that Kubernetes made for the Service.
+fn made() -> Value {
+    json!({
+        "name": "s", "labels": {"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "model", "uid": "s-1"}],
+    })
+}
+
+#[test]
+fn what_somebody_else_says_of_the_service_is_not_believed() {
+    let believed = |change: &dyn Fn(&mut EndpointSlice)| {
+        let mut slices = slices();
+        slices.truncate(1);
+        change(&mut slices[0]);
+        SeenService::of(&service(&json!({})), Ok(slices)).has("10.244.1.7".parse().unwrap())
+    };
+    assert!(believed(&|_| {}));
+    assert!(!believed(&|slice| slice.metadata.labels = None));
+    assert!(!believed(&|slice| slice.metadata.owner_references.as_mut().unwrap()[0].uid = "s-2".to_owned()));
+    assert!(!believed(&|slice| {
+        let target = slice.endpoints.as_mut().unwrap()[0].target_ref.as_mut().unwrap();
+        target.namespace = Some("kube-system".to_owned());
+    }));
 }
 
 /// Two Pods that are ready and one that is not, each slice with its own number for `https`; and a machine that somebody
 /// added.
 fn slices() -> Vec<EndpointSlice> {
-    let endpoint = |address: &str, ready: bool, kind: &str| json!({"addresses": [address], "conditions": {"ready": ready}, "targetRef": {"kind": kind, "name": "p"}});
+    let endpoint = |address: &str, ready: bool, kind: &str| json!({"addresses": [address], "conditions": {"ready": ready}, "targetRef": {"kind": kind, "name": "p", "namespace": "serving"}});
     let slice = |https: i32, endpoints: Value| {
         let slice = json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": made(),
             "addressType": "IPv4", "endpoints": endpoints,
             "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "tls", "port": https}],
         });
@@ -112,7 +137,7 @@ fn an_address_of_a_pod_is_open_at_its_own_ports() {
 
 #[test]
 fn a_cluster_ip_is_open_where_it_leads_to_a_port_that_is() {
-    use Finding::{Allowed, Denied};
+    use Finding::{Allowed, Denied, Unknown};
     for (to, finding, said) in [
         ("10.96.3.4:80", Allowed, "; this is its ClusterIP, whose port 80 leads to port 8080 of the Pods\n"),
         // The rule has port 80 only; the Pods' port is the same.
@@ -135,7 +160,11 @@ fn a_cluster_ip_is_open_where_it_leads_to_a_port_that_is() {
     one.truncate(1);
     let one = Ok(SeenService::of(&service(&json!({"ports": same})), Ok(one)));
     check(asked(&rules(&[80]), one, "10.96.3.4:443"), Allowed, "leads to the port named https");
-    check(asked(&rules(&[80]), Ok(seen(&json!({"ports": same}))), "10.96.3.4:443"), Denied, "does not open");
+    check(
+        asked(&rules(&[80]), Ok(seen(&json!({"ports": same}))), "10.96.3.4:443"),
+        Unknown,
+        "of some of them",
+    );
     let headless = Ok(seen(&json!({"clusterIP": "None", "clusterIPs": ["None"]})));
     check(
         asked(&rules(&[80]), headless, "10.244.3.3:8080"),
