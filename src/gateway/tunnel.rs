@@ -165,9 +165,10 @@ where
     let over = tokio::select! {
         biased;
         ending = entered.ended() => Over::Cut(ending),
-        end = relay.run() => Over::End(end),
+        // Before the relay, which might otherwise leave them no turn.
         () = shed(context, story) => Over::Cut(Ending::MemoryShort),
         never = record_open(context, story) => match never {},
+        end = relay.run() => Over::End(end),
     };
     story.requests = inspector.map(|inspector| inspector.requests());
     Ok(over)

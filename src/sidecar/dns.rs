@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::kernel_buffers::narrow;
+use super::listeners::listen;
 use super::pause;
 use crate::egress::buffered::Buffered;
 use crate::policy::HostName;
@@ -33,6 +35,9 @@ const HEADER: usize = 12;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 32;
+
+/// Queries on one connection; whoever has more opens another one. RFC 7766, 6.2.3, lets a server close as it likes.
+const MAX_QUERIES: usize = 100;
 
 /// Longest wait for a query on a connection, and for the peer to take its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -75,6 +80,7 @@ pub async fn serve_tcp(listener: TcpListener, directory: Arc<dyn Directory + Sen
         };
         // Without room the connection is closed: the peer may come again.
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+        narrow(&stream);
         let directory = Arc::clone(&directory);
         tokio::spawn(async move {
             converse(stream, directory.as_ref()).await;
@@ -86,7 +92,7 @@ pub async fn serve_tcp(listener: TcpListener, directory: Arc<dyn Directory + Sen
 async fn converse(mut stream: TcpStream, directory: &(dyn Directory + Send + Sync)) {
     let (reader, mut writer) = stream.split();
     let mut reader = Buffered::new(reader);
-    loop {
+    for _ in 0..MAX_QUERIES {
         let Ok(Ok(query)) = timeout(PATIENCE, read_query(&mut reader)).await else { return };
         let Some(reply) = answer(&query, directory) else { return };
         let Ok(length) = u16::try_from(reply.len()) else { return };
@@ -206,7 +212,7 @@ fn reverse(name: &Name) -> Option<Ipv4Addr> {
 
 /// Sockets of the name server at `address`.
 pub async fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
-    Ok((UdpSocket::bind(address).await?, TcpListener::bind(address).await?))
+    Ok((UdpSocket::bind(address).await?, listen(address)?))
 }
 
 #[cfg(test)]

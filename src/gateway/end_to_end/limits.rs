@@ -64,7 +64,8 @@ async fn when_memory_is_short_what_stands_still_ends_and_nothing_more_is_taken()
     let any =
         |port: u16| rule_of(serde_json::json!({"host": "a.example", "ports": [port], "protocol": "TCP"}));
     let mut rig = Rig::with(limits, vec![any(7000), any(7001)]).await;
-    let flood = serve(|mut stream| async move { while stream.write_all(&vec![0; 65536]).await.is_ok() {} }).await;
+    let flood =
+        serve(|mut stream| async move { while stream.write_all(&vec![0; 65536]).await.is_ok() {} }).await;
     let echo = serve(|mut stream| async move {
         let (mut reader, mut writer) = stream.split();
         let _ = tokio::io::copy(&mut reader, &mut writer).await;
