@@ -162,6 +162,30 @@ fn a_rule_added_while_it_runs_opens_and_removed_closes() {
 }
 
 #[test]
+fn a_refused_edit_is_seen_while_the_agent_runs() {
+    shared("refused-edit", |test| async move {
+        test.sandbox("agent", "time.sleep(600)", allowed_only()).await;
+        test.running("agent").await;
+        let both = json!([
+            {"cidr": format!("{ALLOWED}/32"), "ports": [ECHO]},
+            {"cidr": "127.0.0.0/8", "ports": [80]},
+        ]);
+        test.change("agent", json!({"network": {"egress": both}})).await.unwrap();
+        let stalled = test.wait_condition("agent", "Stalled", "True", secs(20)).await;
+        assert_eq!(stalled.reason, "ReservedAddress", "{stalled:?}");
+        let status = test.status("agent").await;
+        assert_eq!(status.reason.as_deref(), Some("SpecRefused"), "{status:?}");
+        assert!(status.message.is_some_and(|m| m.contains("spec.network.egress[1].cidr")));
+        test.wait_condition("agent", "Ready", "False", secs(1)).await;
+
+        test.change("agent", allowed_only()).await.unwrap();
+        test.wait_condition("agent", "Stalled", "False", secs(20)).await;
+        let status = test.running("agent").await;
+        assert_eq!(status.reason.as_deref(), Some("AgentRunning"), "{status:?}");
+    });
+}
+
+#[test]
 fn a_service_rule_opens_the_service_and_nothing_beside_it() {
     shared("service-rule", |test| async move {
         test.server_pod("server").await;

@@ -18,7 +18,7 @@ pub const FINISHED: &str = "Finished";
 pub const READY: &str = "Ready";
 /// kstatus: the controller is still working towards the spec.
 pub const RECONCILING: &str = "Reconciling";
-/// kstatus: it will not get there without a change.
+/// kstatus: it will not get there without a change: it ended badly, or its spec is refused, also while the agent runs.
 pub const STALLED: &str = "Stalled";
 
 /// One condition to be set.

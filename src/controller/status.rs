@@ -1,4 +1,6 @@
 //! The status that follows from what was seen and done: pure; the caller writes it if it differs.
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
@@ -18,6 +20,13 @@ use crate::policy::PolicyWarning;
 
 /// Reason why a Pod is not made, and why the egress is not ready: nobody knows yet where the gateway is.
 pub const GATEWAY_UNAVAILABLE: &str = "GatewayUnavailable";
+
+/// Reason and message while the agent runs.
+const AGENT_RUNNING: &str = "AgentRunning";
+const AGENT_RUNS: &str = "the agent runs";
+
+/// Reason of the phase while the agent runs and its spec is refused.
+pub const SPEC_REFUSED: &str = "SpecRefused";
 
 /// Characters of the last refusal that status shows.
 const LAST_DENIED: usize = 300;
@@ -75,7 +84,7 @@ pub fn warnings(sandbox: &AgentSandbox) -> String {
 struct Verdict<'a> {
     phase: Phase,
     reason: &'a str,
-    message: &'a str,
+    message: Cow<'a, str>,
 }
 
 /// The status after `before`.
@@ -109,7 +118,7 @@ pub fn next(before: &AgentSandboxStatus, inputs: &Inputs<'_>) -> AgentSandboxSta
     status.conditions = set(&before.conditions, &stands, inputs.generation, inputs.now);
     status.phase = Some(verdict.phase);
     status.reason = Some(verdict.reason.to_owned());
-    status.message = Some(verdict.message.to_owned());
+    status.message = Some(verdict.message.into_owned());
     status
 }
 
@@ -147,7 +156,7 @@ fn verified(status: &AgentSandboxStatus) -> Option<&ContainmentStatus> {
 }
 
 fn verdict<'a>(inputs: &'a Inputs<'_>, outcome: Option<&'a Outcome>, has_pod: bool) -> Verdict<'a> {
-    let of = |phase, reason, message| Verdict { phase, reason, message };
+    let of = |phase, reason, message: &'a str| Verdict { phase, reason, message: message.into() };
     if let Some(outcome) = outcome {
         let phase = match outcome.reason.as_str() {
             "Completed" => Phase::Succeeded,
@@ -162,7 +171,11 @@ fn verdict<'a>(inputs: &'a Inputs<'_>, outcome: Option<&'a Outcome>, has_pod: bo
         return of(phase, reason, outcome.message.as_deref().unwrap_or("the agent ended"));
     }
     match (inputs.step, inputs.refused, inputs.blocked) {
-        (Step::Running { .. }, ..) => of(Phase::Running, "AgentRunning", "the agent runs"),
+        (Step::Running { .. }, Some(refused), _) => {
+            let message = format!("{AGENT_RUNS}, but its spec is refused: {}", refused.message);
+            Verdict { phase: Phase::Running, reason: SPEC_REFUSED, message: bounded(&message).into() }
+        }
+        (Step::Running { .. }, ..) => of(Phase::Running, AGENT_RUNNING, AGENT_RUNS),
         (Step::Stopping { .. }, ..) => of(Phase::Stopping, "PodDeleting", "the Pod is being deleted"),
         (Step::Starting { reason, message, .. }, ..) => of(Phase::Starting, reason, message),
         (_, Some(refused), _) if !has_pod => of(Phase::Rejected, &refused.reason, &refused.message),
@@ -173,7 +186,7 @@ fn verdict<'a>(inputs: &'a Inputs<'_>, outcome: Option<&'a Outcome>, has_pod: bo
 
 fn stands(inputs: &Inputs<'_>, verdict: &Verdict<'_>, status: &AgentSandboxStatus) -> [Stand; 8] {
     let finished = status.outcome.is_some();
-    let Verdict { phase, reason, message } = *verdict;
+    let Verdict { phase, reason, ref message } = *verdict;
     let accepted = match inputs.refused {
         Some(refused) => Stand::new(ACCEPTED, false, &refused.reason, &refused.message),
         None if inputs.warnings.is_empty() => Stand::new(ACCEPTED, true, "Valid", "the spec is accepted"),
@@ -184,18 +197,22 @@ fn stands(inputs: &Inputs<'_>, verdict: &Verdict<'_>, status: &AgentSandboxStatu
     };
     let running = phase == Phase::Running;
     let working = matches!(phase, Phase::Pending | Phase::Starting | Phase::Stopping);
-    let stalled = matches!(phase, Phase::Failed | Phase::Rejected);
-    let ready = matches!(phase, Phase::Running | Phase::Succeeded);
-    let end = if finished { (reason, message) } else { ("NotFinished", "the sandbox has not ended") };
+    // An edit that is refused is not in force, and will not be before it is corrected.
+    let held = inputs.refused.filter(|_| running);
+    let stalled = held.is_some() || matches!(phase, Phase::Failed | Phase::Rejected);
+    let ready = held.is_none() && matches!(phase, Phase::Running | Phase::Succeeded);
+    let end = if finished { (reason, &**message) } else { ("NotFinished", "the sandbox has not ended") };
+    let runs = if running { (AGENT_RUNNING, AGENT_RUNS) } else { (reason, &**message) };
+    let stall = held.map_or((reason, &**message), |refused| (&*refused.reason, &*refused.message));
     [
         accepted,
         contained(inputs, status),
         egress_ready(inputs, status, running),
-        Stand::new(RUNNING, running, reason, message),
+        Stand::new(RUNNING, running, runs.0, runs.1),
         Stand::new(FINISHED, finished, end.0, end.1),
         Stand::new(READY, ready, reason, message),
         Stand::new(RECONCILING, working, reason, message),
-        Stand::new(STALLED, stalled, reason, message),
+        Stand::new(STALLED, stalled, stall.0, stall.1),
     ]
 }
 
@@ -247,172 +264,5 @@ fn time(at: Timestamp) -> Time {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::conditions::holds;
-    use super::*;
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
-    }
-
-    fn inputs(step: &Step) -> Inputs<'_> {
-        Inputs {
-            generation: Some(1),
-            refused: None,
-            blocked: None,
-            step,
-            pod_name: None,
-            pod_uid: None,
-            node_name: None,
-            policy_digest: None,
-            limits: None,
-            containment: None,
-            exceptions: "",
-            warnings: String::new(),
-            now: at(5),
-        }
-    }
-
-    #[test]
-    fn the_node_alone_is_not_worth_a_write() {
-        let starting = Step::Starting { reason: "PodStarting", message: "m".into(), until: at(60) };
-        let before = next(&AgentSandboxStatus::default(), &inputs(&starting));
-        let on_node = Inputs { node_name: Some("node".into()), ..inputs(&starting) };
-        let bound = next(&before, &on_node);
-        assert!(bound != before && !worth_writing(&before, &bound));
-        let running = Step::Running { started: at(1), deadline: at(9), check: at(9) };
-        let runs = next(&before, &Inputs { step: &running, ..on_node });
-        assert!(worth_writing(&before, &runs) && runs.node_name.is_some());
-    }
-
-    #[test]
-    fn the_phase_follows_the_life_and_a_status_is_a_fixed_point() {
-        let refused = Refused { reason: "ReservedAddress".into(), message: "m".into(), heals: true };
-        let forever = Refused { heals: false, ..refused.clone() };
-        let pending = Step::NotCreated { until: at(60) };
-        let starting = Step::Starting { reason: "PodStarting", message: "m".into(), until: at(60) };
-        let running = Step::Running { started: at(1), deadline: at(9), check: at(9) };
-        let ended = |reason| Step::Finished(Box::new(Ending::by_us(reason, "m", Some(at(1)))));
-        for (step, refused, phase, ready, finished) in [
-            (pending.clone(), None, Phase::Pending, false, false),
-            (pending.clone(), Some(&refused), Phase::Rejected, false, false),
-            (pending, Some(&forever), Phase::Rejected, false, true),
-            (starting, None, Phase::Starting, false, false),
-            (running.clone(), None, Phase::Running, true, false),
-            (running, Some(&refused), Phase::Running, true, false),
-            (Step::Stopping { started: None, check: None }, None, Phase::Stopping, false, false),
-            (ended("Completed"), None, Phase::Succeeded, true, true),
-            (ended("AgentFailed"), None, Phase::Failed, false, true),
-        ] {
-            let inputs = Inputs { refused, ..inputs(&step) };
-            let status = next(&AgentSandboxStatus::default(), &inputs);
-            assert_eq!(status.phase, Some(phase), "{step:?}");
-            assert_eq!(status.conditions.len(), 8);
-            assert_eq!(holds(&status.conditions, READY), Some(ready), "{step:?}");
-            assert_eq!(holds(&status.conditions, FINISHED), Some(finished), "{step:?}");
-            assert_eq!(holds(&status.conditions, ACCEPTED), Some(refused.is_none()));
-            assert_eq!(status.finished_at.is_some(), finished);
-            assert_eq!(next(&status, &inputs), status, "{step:?}");
-        }
-    }
-
-    fn measured(at_second: Option<i64>) -> ContainmentStatus {
-        ContainmentStatus {
-            verified_at: at_second.map(|second| Time(at(second))),
-            policy_digest: Some("sha256:d".into()),
-            checks: Vec::new(),
-        }
-    }
-
-    fn stand_of(status: &AgentSandboxStatus, kind: &str) -> String {
-        let found = status.conditions.iter().find(|c| c.type_ == kind).unwrap();
-        format!("{} {}", found.status, found.reason)
-    }
-
-    #[test]
-    fn containment_is_claimed_only_where_it_was_measured() {
-        let pending = Step::NotCreated { until: at(60) };
-        let starting = |reason| Step::Starting { reason, message: "m".into(), until: at(60) };
-        let running = Step::Running { started: at(1), deadline: at(9), check: at(9) };
-        let ended = |reason| Step::Finished(Box::new(Ending::by_us(reason, "m", Some(at(1)))));
-        let never = |reason| Step::Finished(Box::new(Ending::by_us(reason, "m", None)));
-        let (passed, failing) = (Some(measured(Some(1))), Some(measured(None)));
-        for (step, containment, contained, egress) in [
-            (pending.clone(), None, "False GatePending", "False GatePending"),
-            (starting("PodStarting"), None, "False GatePending", "False GatePending"),
-            (starting(NOT_CONTAINED), failing.clone(), "False NotContained", "False GatePending"),
-            (running.clone(), passed.clone(), "True StartGatePassed", "True GatewayReady"),
-            // Made by an operator that knew no gate.
-            (running.clone(), None, "False NotMeasured", "False NotMeasured"),
-            (ended("Completed"), passed.clone(), "True StartGatePassed", "False Finished"),
-            (ended("Completed"), None, "False NotMeasured", "False Finished"),
-            // A guard of the agent's own container could not be put up after the gate had passed.
-            (ended(NOT_CONTAINED), passed.clone(), "False NotContained", "False Finished"),
-            (never(NOT_CONTAINED), failing, "False NotContained", "False Finished"),
-            (never("StartupTimeout"), None, "False NotStarted", "False Finished"),
-        ] {
-            let inputs = Inputs { containment, ..inputs(&step) };
-            let status = next(&AgentSandboxStatus::default(), &inputs);
-            assert_eq!(stand_of(&status, CONTAINED), contained, "{step:?}");
-            assert_eq!(stand_of(&status, EGRESS_READY), egress, "{step:?}");
-            assert_eq!(next(&status, &inputs), status, "{step:?}");
-        }
-        // Once measured it stays, also when the Pod is gone or the sidecar failed later.
-        let first =
-            next(&AgentSandboxStatus::default(), &Inputs { containment: passed.clone(), ..inputs(&running) });
-        let gone = Step::Stopping { started: None, check: None };
-        for containment in [None, Some(measured(None)), Some(measured(Some(4)))] {
-            let later = next(&first, &Inputs { containment, ..inputs(&gone) });
-            assert_eq!(later.containment, passed);
-            assert_eq!(stand_of(&later, CONTAINED), "True StartGatePassed");
-        }
-    }
-
-    #[test]
-    fn a_missing_gateway_is_said_and_exceptions_are_shown() {
-        let pending = Step::NotCreated { until: at(60) };
-        let blocked = Some((GATEWAY_UNAVAILABLE, "not found yet"));
-        let status = next(&AgentSandboxStatus::default(), &Inputs { blocked, ..inputs(&pending) });
-        assert_eq!(
-            (status.phase, status.reason.as_deref()),
-            (Some(Phase::Pending), Some(GATEWAY_UNAVAILABLE))
-        );
-        assert_eq!(stand_of(&status, EGRESS_READY), "False GatewayUnavailable");
-        assert_eq!(stand_of(&status, ACCEPTED), "True Valid");
-        let running = Step::Running { started: at(1), deadline: at(9), check: at(9) };
-        let inputs =
-            Inputs { containment: Some(measured(Some(1))), exceptions: "203.0.113.0/24", ..inputs(&running) };
-        let status = next(&AgentSandboxStatus::default(), &inputs);
-        let message = &status.conditions.iter().find(|c| c.type_ == EGRESS_READY).unwrap().message;
-        assert!(message.ends_with("203.0.113.0/24"), "{message}");
-    }
-
-    #[test]
-    fn a_wide_rule_is_accepted_and_said() {
-        let spec = serde_json::json!({
-            "metadata": {"name": "x"},
-            "spec": {"image": "x", "command": ["/x"], "network": {"egress": [{"host": "*.co.uk", "ports": [443]}]}},
-        });
-        let warnings = warnings(&serde_json::from_value(spec).unwrap());
-        let pending = Step::NotCreated { until: at(60) };
-        let status = next(&AgentSandboxStatus::default(), &Inputs { warnings, ..inputs(&pending) });
-        assert_eq!(stand_of(&status, ACCEPTED), "True ValidWithWarnings");
-        let message = &status.conditions.iter().find(|c| c.type_ == ACCEPTED).unwrap().message;
-        assert!(message.contains("spec.network.egress[0].host: `*.co.uk` means every name"), "{message}");
-    }
-
-    #[test]
-    fn the_numbers_of_the_sidecar_are_bounded() {
-        let summary = EgressSummary {
-            allowed: 3,
-            denied: -1,
-            bytes_out: 5,
-            bytes_in: 6,
-            last_denied: Some(format!("{}\u{7}", "x".repeat(999))),
-        };
-        let shown = egress(&summary);
-        assert_eq!((shown.allowed, shown.denied, shown.bytes_out, shown.bytes_in), (3, 0, 5, 6));
-        assert_eq!(shown.last_denied, Some("x".repeat(LAST_DENIED)));
-        assert_eq!(egress(&EgressSummary::default()), EgressStatus::default());
-    }
-}
+#[path = "status_tests.rs"]
+mod tests;
