@@ -309,7 +309,12 @@ fn one_that_the_operator_refuses_is_denied() {
         object["status"] = json!({"conditions": [accepted(status)]});
         let ran = Cluster::with(&object).explain(Path::new(PROGRAM), &["fix", "--to", "https://api.example"]);
         assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{}", ran.out);
-        let said = "  refused:     NotAccepted: Accepted=False, ReservedAddress: it overlaps\n";
+        let said = "denied\n  reason:      NotAccepted: Accepted=False, ReservedAddress: it overlaps\n";
+        assert_eq!(ran.out.contains(said), code == 1, "{}", ran.out);
+        let rule = if code == 1 { "rules say:   AllowedByRule: " } else { "reason:      AllowedByRule: " };
+        assert!(ran.out.contains(rule), "{}", ran.out);
+        let said =
+            "  in force:    no: the spec is refused; what it asks for is not open until it is corrected\n";
         assert_eq!(ran.out.contains(said), code == 1, "{}", ran.out);
         assert_eq!(ran.out.contains("by TLS: denied"), code == 1, "{}", ran.out);
     }

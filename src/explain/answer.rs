@@ -1,8 +1,5 @@
 //! The answer: pure.
-use std::{
-    fmt::{self, Write as _},
-    net::IpAddr,
-};
+use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -33,6 +30,9 @@ impl fmt::Display for Finding {
     }
 }
 
+/// The reason where the spec is refused.
+pub(super) const NOT_ACCEPTED: &str = "NotAccepted";
+
 /// What is printed, and whether the target is allowed. Its text is lines for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -41,21 +41,22 @@ pub struct Answer {
     /// What in the sandbox's rules is seldom meant.
     pub warnings: Vec<String>,
     target: String,
+    reason: String,
     lines: String,
 }
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}\n{}", self.target, self.finding, self.lines)
+        writeln!(f, "{}: {}", self.target, self.finding)?;
+        write_line(f, "reason", &self.reason)?;
+        f.write_str(&self.lines)
     }
 }
 
 impl Answer {
     pub(super) fn new(target: &Target, finding: Finding, reason: &str) -> Self {
-        let (target, lines) = (target.to_string(), String::new());
-        let mut answer = Self { finding, warnings: Vec::new(), target, lines };
-        answer.say("reason", reason);
-        answer
+        let (target, reason) = (target.to_string(), reason.to_owned());
+        Self { finding, warnings: Vec::new(), target, reason, lines: String::new() }
     }
 
     /// The answer that `decision` is.
@@ -67,8 +68,21 @@ impl Answer {
     /// Adds a line.
     pub(super) fn say(&mut self, what: &str, text: &str) {
         // Writing to a String never fails.
-        let _ = writeln!(self.lines, "  {:<12} {text}", format!("{what}:"));
+        let _ = write_line(&mut self.lines, what, text);
     }
+
+    /// Makes `reason`, for which the operator refuses the spec, the answer. What the rules themselves say stays.
+    pub(super) fn refuse(&mut self, reason: &str) {
+        self.finding = Finding::Denied;
+        let rules = std::mem::replace(&mut self.reason, reason.to_owned());
+        if !rules.starts_with(NOT_ACCEPTED) {
+            self.say("rules say", &rules);
+        }
+    }
+}
+
+fn write_line(to: &mut impl fmt::Write, what: &str, text: &str) -> fmt::Result {
+    writeln!(to, "  {:<12} {text}", format!("{what}:"))
 }
 
 /// What `sandbox` may do at `target`. `resolved` are addresses that its name leads to, and `addresses` which of them the
@@ -82,12 +96,12 @@ pub fn answer(
 ) -> Answer {
     let refusals = accepted::refusals(sandbox, addresses);
     if !refusals.is_empty() {
-        return refused(target, &refusals);
+        return refused(sandbox, target, &refusals);
     }
     let network = sandbox.spec.network.as_ref();
     let policy = match EffectivePolicy::of(network) {
         Ok(policy) => policy,
-        Err(error) => return refused(target, &[error.to_string()]),
+        Err(error) => return refused(sandbox, target, &[error.to_string()]),
     };
     let rules = network.map_or(&[][..], |n| n.egress.as_slice());
     let own = sandbox.metadata.namespace.as_deref();
@@ -143,9 +157,11 @@ fn decide(policy: &EffectivePolicy, name: &HostName, target: &Target) -> Decisio
     }
 }
 
-fn refused(target: &Target, refusals: &[String]) -> Answer {
-    let reason = "NotAccepted: the sandbox is refused, and has no Pod";
-    let mut answer = Answer::new(target, Finding::Denied, reason);
+fn refused(sandbox: &AgentSandbox, target: &Target, refusals: &[String]) -> Answer {
+    let has_pod = sandbox.status.as_ref().is_some_and(|status| status.pod_name.is_some());
+    let pod = if has_pod { "" } else { ", and has no Pod" };
+    let mut answer =
+        Answer::new(target, Finding::Denied, &format!("{NOT_ACCEPTED}: the sandbox is refused{pod}"));
     for refusal in refusals {
         answer.say("refusal", refusal);
     }

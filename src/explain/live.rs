@@ -10,7 +10,7 @@ use kube::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{SeenService, Services, Target, by_name};
+use super::{SeenService, Services, Target, answer::NOT_ACCEPTED, by_name};
 use crate::{
     api::v1alpha1::AgentSandbox,
     policy::{digest, shown},
@@ -109,7 +109,7 @@ fn said(error: &kube::Error) -> String {
 pub(super) fn refusal(sandbox: &AgentSandbox) -> Option<String> {
     let accepted = sandbox.status.iter().flat_map(|status| &status.conditions);
     let refused = accepted.into_iter().find(|c| c.type_ == "Accepted" && c.status == "False")?;
-    Some(format!("NotAccepted: Accepted=False, {}: {}", refused.reason, line(&refused.message)))
+    Some(format!("{NOT_ACCEPTED}: Accepted=False, {}: {}", refused.reason, line(&refused.message)))
 }
 
 /// What the operator found of the way to the gateway, and whether the Pod was contained when it was measured; also the
@@ -129,6 +129,9 @@ fn line(text: &str) -> String {
 pub(super) fn in_force(sandbox: &AgentSandbox) -> String {
     let kept = sandbox.status.as_ref().and_then(|status| status.policy_digest.as_deref());
     match kept {
+        _ if refusal(sandbox).is_some() => {
+            "no: the spec is refused; what it asks for is not open until it is corrected".to_owned()
+        }
         Some(kept) if kept == digest(sandbox.spec.network.as_ref()) => {
             "yes, status.policyDigest is the same".to_owned()
         }

@@ -124,8 +124,7 @@ fn explain(options: &Options) -> Result<Answer, String> {
                 live::read(name, options.namespace.as_deref(), options.context.clone(), &target)?;
             let mut answer = answer(&sandbox, &target, &addresses, &options.address, &services);
             if let Some(refusal) = live::refusal(&sandbox) {
-                answer.finding = Finding::Denied;
-                answer.say("refused", &refusal);
+                answer.refuse(&refusal);
             }
             answer.say("in force", &live::in_force(&sandbox));
             for (condition, text) in live::conditions(&sandbox) {
