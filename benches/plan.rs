@@ -21,8 +21,9 @@ fn sandbox(spec: &Value) -> AgentSandbox {
 }
 
 fn largest() -> Value {
-    let mounts: Vec<Value> =
-        (0..32).map(|i| json!({"path": format!("/mount-{i}"), "emptyDir": {"sizeLimit": "1Mi"}})).collect();
+    let mounts: Vec<Value> = (0..32)
+        .map(|i| json!({"path": format!("/mount-{i}"), "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}}))
+        .collect();
     let env: Vec<Value> =
         (0..128).map(|i| json!({"name": format!("NAME_{i}"), "value": "$(HOME)".repeat(8)})).collect();
     let ports: Vec<i32> = (1..=16).collect();

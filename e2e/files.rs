@@ -57,8 +57,9 @@ attempt('proc', write('/proc/sys/kernel/hostname'))
 #[test]
 fn read_only_mount_cannot_be_written() {
     shared("read-only", |test| async move {
+        config_map(&test, "data").await;
         let mounts = json!({"filesystem": {"mounts": [
-            {"path": "/data", "emptyDir": {"sizeLimit": "8Mi"}},
+            {"path": "/data", "configMap": {"name": "data"}},
             scratch("/workspace"),
         ]}});
         let script = "attempt('write', write('/data/a'))\nattempt('list', lambda: os.listdir('/data'))\n\

@@ -69,6 +69,7 @@ fn mount(choices: &mut Choices) -> Value {
         &mut mount,
         choices.of(&[
             json!({"emptyDir": {"sizeLimit": "1Mi"}}),
+            json!({"emptyDir": {"sizeLimit": "1Mi"}, "readOnly": false}),
             json!({"emptyDir": {"sizeLimit": "1e3"}, "readOnly": false}),
             json!({"secret": {"name": "nowhere"}}),
             json!({"configMap": {"name": "Not A Name", "subPath": "a/b"}}),

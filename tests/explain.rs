@@ -80,7 +80,7 @@ fn help_names_the_exit_codes() {
 #[case(&json!({"timeout": "5 minutes"}), "spec.timeout: ")]
 #[case(&json!({"resources": {"pids": 1}}), "spec.resources.pids: ")]
 #[case(&json!({"runAs": {"user": 0}}), "spec.runAs.user: ")]
-#[case(&json!({"filesystem": {"mounts": [{"path": "/a", "emptyDir": {"sizeLimit": "1Mi"}}, {"path": "/a/b", "emptyDir": {"sizeLimit": "1Mi"}}]}}), "[OverlappingMounts]")]
+#[case(&json!({"filesystem": {"mounts": [{"path": "/a", "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}}, {"path": "/a/b", "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}}]}}), "[OverlappingMounts]")]
 fn what_is_refused_is_allowed_nothing(#[case] spec: &Value, #[case] refusal: &str) {
     let mut object = sandbox("fix", &rules());
     for (field, value) in spec.as_object().unwrap() {

@@ -11,7 +11,7 @@ fn mount(mount: Value) -> Value {
 }
 
 fn at(path: &str) -> Value {
-    mount(json!({"path": path, "emptyDir": {"sizeLimit": "1Mi"}}))
+    mount(json!({"path": path, "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}}))
 }
 
 fn egress(rule: Value) -> Value {
@@ -214,7 +214,8 @@ fn limits_and_environment() -> Vec<Case> {
 
 fn files() -> Vec<Case> {
     let path = "spec.filesystem.mounts[0].path";
-    let many = (0..33).map(|n| json!({"path": format!("/m{n}"), "emptyDir": {"sizeLimit": "1Mi"}}));
+    let many = (0..33)
+        .map(|n| json!({"path": format!("/m{n}"), "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}}));
     vec![
         ("a relative mount", at("work"), path, "must be absolute"),
         ("a mount over the root", at("/"), path, ""),
@@ -242,7 +243,9 @@ fn files() -> Vec<Case> {
         ),
         (
             "a mount of two things",
-            mount(json!({"path": "/a", "emptyDir": {"sizeLimit": "1Mi"}, "secret": {"name": "s"}})),
+            mount(
+                json!({"path": "/a", "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}, "secret": {"name": "s"}}),
+            ),
             "spec.filesystem.mounts[0]",
             "exactly one of emptyDir",
         ),
@@ -253,6 +256,12 @@ fn files() -> Vec<Case> {
             "are read-only",
         ),
         (
+            "an empty directory to read",
+            mount(json!({"path": "/a", "emptyDir": {"sizeLimit": "1Mi"}})),
+            "spec.filesystem.mounts[0]",
+            "write readOnly: false",
+        ),
+        (
             "a folder of the node",
             mount(json!({"path": "/a", "hostPath": {"path": "/"}})),
             "",
@@ -261,7 +270,7 @@ fn files() -> Vec<Case> {
         (
             "the same path twice",
             {
-                let one = json!({"path": "/a", "emptyDir": {"sizeLimit": "1Mi"}});
+                let one = json!({"path": "/a", "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}});
                 with(json!({"filesystem": {"mounts": [one, one]}}))
             },
             "spec.filesystem.mounts[1]",
@@ -275,13 +284,13 @@ fn files() -> Vec<Case> {
         ),
         (
             "an empty directory of any size",
-            mount(json!({"path": "/a", "emptyDir": {}})),
+            mount(json!({"path": "/a", "readOnly": false, "emptyDir": {}})),
             "sizeLimit",
             "Required value",
         ),
         (
             "an empty directory of size 0",
-            mount(json!({"path": "/a", "emptyDir": {"sizeLimit": "0"}})),
+            mount(json!({"path": "/a", "readOnly": false, "emptyDir": {"sizeLimit": "0"}})),
             "sizeLimit",
             "above 0",
         ),

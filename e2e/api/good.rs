@@ -5,7 +5,8 @@ use super::{causes, smallest, support, with};
 
 fn cases() -> Vec<(&'static str, Value)> {
     let directory = json!({"path": "/workspace", "readOnly": false, "emptyDir": {"sizeLimit": "256Mi"}});
-    let many = (0..32).map(|n| json!({"path": format!("/m{n}"), "emptyDir": {"sizeLimit": "1Mi"}}));
+    let many = (0..32)
+        .map(|n| json!({"path": format!("/m{n}"), "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}}));
     vec![
         ("the smallest object", smallest()),
         ("a long name", {
@@ -57,9 +58,9 @@ fn cases() -> Vec<(&'static str, Value)> {
         (
             "names that only look reserved",
             with(json!({"filesystem": {"mounts": [
-                {"path": "/process", "emptyDir": {"sizeLimit": "1Mi"}},
-                {"path": "/system/..a", "emptyDir": {"sizeLimit": "1Mi"}},
-                {"path": "/home/dev", "emptyDir": {"sizeLimit": "1Mi"}},
+                {"path": "/process", "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}},
+                {"path": "/system/..a", "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}},
+                {"path": "/home/dev", "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}},
             ]}})),
         ),
         ("gVisor", with(json!({"isolation": {"runtimeClassName": "gvisor", "userNamespace": "Disabled"}}))),

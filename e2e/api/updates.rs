@@ -13,7 +13,7 @@ fn stored() -> Value {
         "args": ["a"],
         "env": [{"name": "A", "value": "1"}],
         "timeout": "10m",
-        "filesystem": {"mounts": [{"path": "/a", "emptyDir": {"sizeLimit": "1Mi"}}]},
+        "filesystem": {"mounts": [{"path": "/a", "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}}]},
         "network": {"egress": [{"cidr": "198.51.100.0/24", "ports": [443]}]},
     }))
 }

@@ -40,6 +40,12 @@ fn narrowed(
     // being held.
     let settings = &Settings { runtime_classes: None, user_namespaces: true, ..settings.clone() };
     let mut fewer = sandbox.clone();
+    // Also a mount that was let in once and is refused today.
+    for mount in fewer.spec.filesystem.iter_mut().flat_map(|filesystem| &mut filesystem.mounts) {
+        if mount.empty_dir.is_some() {
+            mount.read_only = Some(false);
+        }
+    }
     if let Some(network) = fewer.spec.network.as_mut() {
         let rules = std::mem::take(&mut network.egress).into_iter().enumerate();
         network.egress = rules.filter(|(index, _)| !refused_rule(*index)).map(|(_, rule)| rule).collect();
@@ -157,6 +163,16 @@ mod tests {
         assert!(of(false).plan.is_none());
         assert_eq!(opened(&of(true)), Some(vec![GOOD.to_owned()]));
         assert_eq!(of(true).refused.unwrap().reason, reason::RUNTIME_CLASS_NOT_ALLOWED);
+    }
+
+    #[test]
+    fn a_mount_that_was_let_in_once_does_not_keep_the_policy_from_being_held() {
+        let mut spec = rules(&[GOOD]);
+        spec["filesystem"] = json!({"mounts": [{"path": "/a", "emptyDir": {"sizeLimit": "1Mi"}}]});
+        assert!(judged(&sandbox(&spec), false).plan.is_none());
+        let running = judged(&sandbox(&spec), true);
+        assert_eq!(opened(&running), Some(vec![GOOD.to_owned()]));
+        assert_eq!(running.refused.unwrap().reason, reason::INVALID_SPEC);
     }
 
     #[test]

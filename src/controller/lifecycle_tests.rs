@@ -200,7 +200,7 @@ fn a_pod_that_hangs_before_its_first_container_is_told_with_what_it_mounts() {
     let mounts: Vec<Mount> = serde_json::from_value(json!([
         {"path": "/a", "configMap": {"name": "nope"}}, {"path": "/b", "secret": {"name": "x"}},
         {"path": "/c", "persistentVolumeClaim": {"claimName": "data"}}, {"path": "/d", "secret": {"name": "x"}},
-        {"path": "/e", "emptyDir": {"sizeLimit": "1Mi"}},
+        {"path": "/e", "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}},
     ]))
     .unwrap();
     let bound = |since: i64, state: Value| {

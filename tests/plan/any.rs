@@ -224,7 +224,10 @@ fn one_mount(
         secret: None,
     };
     match kind {
-        0 => mount.empty_dir = Some(EmptyDirSource { size_limit: "64Mi".to_owned() }),
+        0 => {
+            mount.read_only = Some(false);
+            mount.empty_dir = Some(EmptyDirSource { size_limit: "64Mi".to_owned() });
+        }
         1 => mount.persistent_volume_claim = Some(ClaimSource { claim_name: name, sub_path }),
         kind => {
             mount.read_only = read_only.map(|_| true);

@@ -32,6 +32,7 @@ pub enum LandlockMode {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[x_kube(validation = Rule::new("[has(self.emptyDir), has(self.persistentVolumeClaim), has(self.configMap), has(self.secret)].filter(x, x).size() == 1").message("a mount needs exactly one of emptyDir, persistentVolumeClaim, configMap and secret"))]
 #[x_kube(validation = Rule::new("!((has(self.configMap) || has(self.secret)) && has(self.readOnly) && !self.readOnly)").message("configMap and secret mounts are read-only; leave readOnly out or set it to true"))]
+#[x_kube(validation = Rule::new("!has(self.emptyDir) || (has(self.readOnly) && !self.readOnly)").message("an emptyDir that is read-only stays empty; write readOnly: false"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mount {
     /// Absolute path in the agent's container, without `.`, `..` and doubled slashes.
@@ -44,7 +45,7 @@ pub struct Mount {
         validation = Rule::new("!self.matches('^/(proc|sys|dev|[.]agentsandbox)(/|$)')").message("mounts over /proc, /sys, /dev and /.agentsandbox are not allowed; choose another path, such as /workspace")
     )]
     pub path: String,
-    /// Whether the agent may only read it. Defaults to true.
+    /// Whether the agent may only read it. Defaults to true; for an `emptyDir`, which would stay empty, it has to be false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
     /// An empty directory on the node that ends with the sandbox.

@@ -93,6 +93,11 @@ fn check_source(mount: &Mount, field: &str, refusals: &mut Refusals) -> Option<S
             &format!("{field}.emptyDir.sizeLimit"),
             "must be a quantity of bytes above 0, such as 256Mi",
         );
+        refusals.check(
+            mount.read_only == Some(false),
+            &format!("{field}.readOnly"),
+            "an emptyDir that is read-only stays empty; write readOnly: false",
+        );
         found.push("emptyDir".to_owned());
     }
     if let Some(source) = &mount.persistent_volume_claim {

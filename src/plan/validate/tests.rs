@@ -49,7 +49,7 @@ fn refusals(spec: &Value) -> Vec<(&'static str, String)> {
 }
 
 fn mount(path: &str) -> Value {
-    json!({"path": path, "emptyDir": {"sizeLimit": "1Mi"}})
+    json!({"path": path, "readOnly": false, "emptyDir": {"sizeLimit": "1Mi"}})
 }
 
 fn egress(rule: &Value) -> Value {
@@ -121,6 +121,16 @@ fn bad_specs_are_refused_at_their_field() {
         (files(&[json!({"path": "/a"})]), "InvalidSpec", "spec.filesystem.mounts[0]"),
         (files(&[claim("../x")]), "InvalidSpec", "spec.filesystem.mounts[0].persistentVolumeClaim.subPath"),
         (files(&[claim("/x")]), "InvalidSpec", "spec.filesystem.mounts[0].persistentVolumeClaim.subPath"),
+        (
+            files(&[json!({"path": "/a", "emptyDir": {"sizeLimit": "1Mi"}})]),
+            "InvalidSpec",
+            "spec.filesystem.mounts[0].readOnly",
+        ),
+        (
+            files(&[json!({"path": "/a", "readOnly": true, "emptyDir": {"sizeLimit": "1Mi"}})]),
+            "InvalidSpec",
+            "spec.filesystem.mounts[0].readOnly",
+        ),
         (
             files(&[json!({"path": "/a", "readOnly": false, "secret": {"name": "s"}})]),
             "InvalidSpec",
