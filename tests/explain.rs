@@ -93,6 +93,24 @@ fn what_is_refused_is_allowed_nothing(#[case] spec: &Value, #[case] refusal: &st
     assert!(ran.out.contains("  refusal:     spec.") && ran.out.contains(refusal), "{}", ran.out);
 }
 
+/// The operator knows ranges that no rule may open; the option is called as in `render`, too.
+#[test]
+fn a_cidr_rule_without_reserved_ranges_is_noted() {
+    let object = sandbox("fix", &json!([{"cidr": "10.1.0.0/16", "ports": [443]}])).to_string();
+    let note = "  note:        no reserved ranges were given (--cluster-cidr); the operator may refuse a cidr rule\n";
+    let asked = ["-f", "-", "--to", "10.1.2.3:443"];
+    let ran = explain(&asked, &object);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{}", ran.out);
+    assert!(ran.out.contains(note), "{}", ran.out);
+    for option in ["--cluster-cidr", "--reserved-cidr"] {
+        let ran = explain(&[&asked[..], &[option, "10.0.0.0/8"]].concat(), &object);
+        assert_eq!(ran.code, Some(1), "{}", ran.err);
+        assert!(!ran.out.contains(note) && ran.out.contains("10.1.0.0/16 overlaps"), "{}", ran.out);
+    }
+    let without = sandbox("fix", &rules()).to_string();
+    assert!(!explain(&["-f", "-", "--to", "https://api.example"], &without).out.contains("note:"));
+}
+
 /// It may be accepted where nodes have user namespaces and the Service is there.
 #[test]
 fn what_only_a_cluster_knows_refuses_nothing() {

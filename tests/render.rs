@@ -29,7 +29,7 @@ const MODEL_RULE: &str = "network: {egress: [{service: {name: model, namespace: 
 
 #[rstest]
 #[case("minimal", &[])]
-#[case("research", &[])]
+#[case("research", &["--reserved-cidr", "10.244.0.0/16"])]
 #[case("gvisor", &[])]
 #[case("userns", &["--user-namespaces"])]
 #[case("domains", &[])]
@@ -158,6 +158,16 @@ fn a_host_that_leads_nowhere_is_warned_of() {
             && lines[0].contains("{name: web, namespace: team}")
     );
     assert!(lines[1].starts_with("warning: spec.network.egress[1].host: `localhost` is the sandbox itself"));
+}
+
+/// The operator knows ranges that no rule may open.
+#[test]
+fn a_cidr_rule_without_reserved_ranges_is_noted() {
+    let text = sandbox("network: {egress: [{cidr: 198.51.100.0/24, ports: [443]}]}");
+    let ran = render(&["-f", "-"], &text);
+    let said = "note: no reserved ranges were given (--reserved-cidr); the operator may refuse a cidr rule\n";
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), said));
+    assert_eq!(render(&["-f", "-", "--reserved-cidr", "10.0.0.0/8"], &text).err, "");
 }
 
 /// Offline a Service that nobody named is no mistake in the rule.

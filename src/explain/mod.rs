@@ -78,7 +78,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub address: Vec<IpAddr>,
     /// The cluster's own networks, as the gateway was told. May be repeated.
-    #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+    #[arg(long, visible_alias = "reserved-cidr", value_delimiter = ',', value_name = "NETWORK")]
     pub cluster_cidr: Vec<IpNet>,
     /// Networks that the administrator opened although they are not global, as the gateway was told. May be repeated.
     #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
@@ -117,7 +117,11 @@ fn explain(options: &Options) -> Result<Answer, String> {
     match (&options.file, &options.name) {
         (Some(file), name) => {
             let sandbox = from_file(file, name.as_deref())?;
-            Ok(answer(&sandbox, &target, &addresses, &options.address, &Services::new()))
+            let mut answer = answer(&sandbox, &target, &addresses, &options.address, &Services::new());
+            if options.cluster_cidr.is_empty() && render::has_cidr_rule(&sandbox) {
+                answer.say("note", &render::no_reserved_ranges("--cluster-cidr"));
+            }
+            Ok(answer)
         }
         (None, Some(name)) => {
             let (sandbox, services) =

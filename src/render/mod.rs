@@ -70,7 +70,7 @@ pub struct Options {
 #[allow(clippy::print_stderr, reason = "the command's refusals are for the person who typed it")]
 pub fn run(options: &Options) -> ExitCode {
     match read(&options.file).and_then(|text| render(&text, options)) {
-        Ok(Rendered { yaml, refusals, warnings }) => {
+        Ok(Rendered { yaml, refusals, warnings, note }) => {
             if std::io::stdout().write_all(yaml.as_bytes()).is_err() {
                 return ExitCode::from(UNREADABLE);
             }
@@ -79,6 +79,9 @@ pub fn run(options: &Options) -> ExitCode {
             }
             for refusal in &refusals {
                 eprintln!("{refusal}");
+            }
+            if let Some(note) = &note {
+                eprintln!("note: {note}");
             }
             if refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
@@ -98,6 +101,18 @@ pub struct Rendered {
     pub refusals: Vec<String>,
     /// One line per rule that is allowed and seldom meant: `field: message`.
     pub warnings: Vec<String>,
+    /// What the options leave open.
+    pub note: Option<String>,
+}
+
+/// Whether a rule of `sandbox` is for a network.
+pub(crate) fn has_cidr_rule(sandbox: &AgentSandbox) -> bool {
+    sandbox.spec.network.as_ref().is_some_and(|network| network.egress.iter().any(|rule| rule.cidr.is_some()))
+}
+
+/// What an answer without the cluster's own ranges, which `option` names, leaves open.
+pub(crate) fn no_reserved_ranges(option: &str) -> String {
+    format!("no reserved ranges were given ({option}); the operator may refuse a cidr rule")
 }
 
 /// The text of `file`, or of the standard input where it is `-`.
@@ -170,7 +185,9 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
         gateway,
         ..Settings::default()
     };
-    let mut rendered = Rendered::default();
+    let open = options.reserved_cidr.is_empty() && sandboxes.iter().any(has_cidr_rule);
+    let note = open.then(|| no_reserved_ranges("--reserved-cidr"));
+    let mut rendered = Rendered { note, ..Rendered::default() };
     for mut sandbox in sandboxes {
         complete(&mut sandbox, &options.namespace);
         let mut observed = Observed { services: services.clone(), ..Observed::default() };
