@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use super::{Endpoint, Said, Services, Target, accepted, by_address, by_name};
 use crate::{
     api::v1alpha1::{AgentSandbox, EgressRule},
-    policy::{Accepted, AddressPolicy, AppProtocol, Decision, EffectivePolicy, HostName, Reason},
+    policy::{
+        Accepted, AddressPolicy, AppProtocol, Decision, EffectivePolicy, HostName, PolicyWarning, Reason,
+    },
 };
 
 /// Whether a target is allowed.
@@ -113,12 +115,14 @@ pub fn answer(
         Endpoint::Address(address) => by_address::answer(rules, own, *address, target, services),
         Endpoint::Host(name) => {
             let decision = decide(&policy, name, target);
-            let of_service = || !by_name::named(rules, own, name, services).is_empty();
+            let service = || by_name::advice(rules, own, name, services);
             let message = match target.said {
                 Said::Udp if decision.rule.is_some() => {
                     "host rules carry TCP only; for UDP write cidr".to_owned()
                 }
-                _ if decision.reason == Reason::NoRule && of_service() => by_name::UNRESOLVED.to_owned(),
+                _ if decision.reason == Reason::NoRule => {
+                    service().unwrap_or_else(|| decision.message(name, target.port))
+                }
                 _ => decision.message(name, target.port),
             };
             let mut answer = Answer::decided(target, &decision, &message);
@@ -135,7 +139,7 @@ pub fn answer(
         }
     };
     answer.say("policy", policy.digest());
-    answer.warnings.extend(policy.warnings().iter().map(ToString::to_string));
+    answer.warnings.extend(PolicyWarning::all(network).iter().map(ToString::to_string));
     answer
 }
 

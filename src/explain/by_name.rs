@@ -6,8 +6,8 @@ use crate::{
     policy::{HostName, shown},
 };
 
-/// Why the name of a Service that a rule opens is denied.
-pub(super) const UNRESOLVED: &str = "a sandbox does not resolve names of Services, and no host rule has this one; what a service rule opens, it opens by address";
+/// Why the name of a Service that was read is denied. What its rule opens is said below it.
+const UNRESOLVED: &str = "a sandbox does not resolve names of Services, and no host rule has this one; what a service rule opens, it opens by address";
 
 /// Namespace and name of a Service; `own` is the sandbox's namespace.
 pub(super) fn key(service: &ServiceReference, own: Option<&str>) -> (String, String) {
@@ -64,6 +64,35 @@ pub(super) fn named<'a>(
     all.collect()
 }
 
+/// Why `host` is denied where it is the name of a Service that a rule opens, and what to do: a host rule would not help.
+pub(super) fn advice(
+    rules: &[EgressRule],
+    own: Option<&str>,
+    host: &HostName,
+    services: &Services,
+) -> Option<String> {
+    if !named(rules, own, host, services).is_empty() {
+        return Some(UNRESOLVED.to_owned());
+    }
+    let (_, (namespace, name)) = fitting(rules, own, host)?;
+    let namespace = if namespace.is_empty() { namespace } else { format!(" -n {}", shown(&namespace)) };
+    Some(format!(
+        "a sandbox does not resolve names of Services; give the agent its ClusterIP (kubectl get service {}{namespace})",
+        shown(&name)
+    ))
+}
+
+/// The first rule for a Service whose name `host` is: its index, and the Service's namespace and name.
+fn fitting(rules: &[EgressRule], own: Option<&str>, host: &HostName) -> Option<(usize, (String, String))> {
+    let mut labels = host.as_str().split('.').skip(1);
+    // A file need not say the namespace; such a name has it.
+    let said = labels.next().filter(|_| labels.next() == Some("svc"));
+    let own = own.or(said).unwrap_or_default();
+    let keys = rules.iter().map(|rule| rule.service.as_ref().map(|service| key(service, Some(own))));
+    let mut keys = keys.enumerate().filter_map(|(index, key)| Some((index, key?)));
+    keys.find(|(_, key)| is_name_of(host, key, own))
+}
+
 /// Adds what `rules` open of the Service whose name `host` is, by address.
 pub(super) fn say_service(
     answer: &mut Answer,
@@ -80,14 +109,15 @@ pub(super) fn say_service(
             Err(unread) => answer.say("unread", unread),
         }
     }
-    if named.is_empty()
-        && let Some(hint) = hint(rules, host)
-    {
-        answer.say("note", &hint);
+    if named.is_empty() {
+        match fitting(rules, own, host) {
+            Some((index, _)) => say_rule(answer, rules, Some(index)),
+            None => hint(rules, host).iter().for_each(|hint| answer.say("note", hint)),
+        }
     }
 }
 
-/// Whoever asks for `model.serving` may have meant the rule for the Service of that name.
+/// Whoever asks for `model.elsewhere` may have meant the rule for the Service of that name.
 fn hint(rules: &[EgressRule], name: &HostName) -> Option<String> {
     let first = name.as_str().split('.').next()?;
     let index = rules.iter().position(|r| r.service.as_ref().is_some_and(|s| s.name == first))?;

@@ -1,7 +1,6 @@
 //! What one sandbox may reach by name.
 use super::{
-    Accepted, AppProtocol, Decision, HostName, HostRule, PolicyError, PolicyWarning, Reason, bytes_of_limits,
-    digest,
+    Accepted, AppProtocol, Decision, HostName, HostRule, PolicyError, Reason, bytes_of_limits, digest,
 };
 use crate::{api::v1alpha1::Network, egress::wire::AllowedHost};
 
@@ -56,11 +55,6 @@ impl EffectivePolicy {
     pub fn allowed_hosts(&self) -> Vec<AllowedHost> {
         let host = |r: &HostRule| AllowedHost { pattern: r.pattern.to_string(), ports: r.ports.clone() };
         self.rules.iter().map(host).collect()
-    }
-
-    /// What in the rules is allowed and seldom meant.
-    pub fn warnings(&self) -> Vec<PolicyWarning> {
-        self.rules.iter().filter_map(PolicyWarning::of).collect()
     }
 
     /// Whether a connection to `name` and `port` may be opened at all.

@@ -1,6 +1,6 @@
 //! Rules that are allowed and seldom meant.
 use super::{EffectivePolicy, HostPattern, HostRule, shown};
-use crate::api::v1alpha1::Network;
+use crate::api::v1alpha1::{EgressRule, Network};
 
 /// What an object may say and seldom means.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,11 +15,13 @@ pub struct PolicyWarning {
 impl PolicyWarning {
     /// Those about the rules of `network`; none about rules that are refused anyhow.
     pub fn all(network: Option<&Network>) -> Vec<Self> {
-        EffectivePolicy::of(network).map(|policy| policy.warnings()).unwrap_or_default()
+        let Ok(policy) = EffectivePolicy::of(network) else { return Vec::new() };
+        let all = network.map_or(&[][..], |network| network.egress.as_slice());
+        policy.rules().iter().filter_map(|rule| Self::of(rule, all)).collect()
     }
 
-    /// The warning about `rule`, where there is one.
-    pub(super) fn of(rule: &HostRule) -> Option<Self> {
+    /// The warning about `rule`, one of `all`, where there is one.
+    fn of(rule: &HostRule, all: &[EgressRule]) -> Option<Self> {
         let HostRule { index, pattern, .. } = rule;
         let message = if pattern.is_public_suffix() {
             "means every name under a public suffix, which anybody may register; list the names that are needed"
@@ -27,6 +29,10 @@ impl PolicyWarning {
         } else if under(pattern, "localhost") {
             "is the sandbox itself, whose own servers need no rule, and the gateway dials no loopback address; leave the rule out"
                 .to_owned()
+        } else if let Some((of_service, command)) = named_service(pattern, all) {
+            format!(
+                "is the name of the Service that spec.network.egress[{of_service}] opens by address, which a sandbox does not resolve; leave this rule out and give the agent the ClusterIP ({command})"
+            )
         } else {
             let service = service(pattern)?;
             format!(
@@ -42,6 +48,21 @@ impl PolicyWarning {
 fn under(pattern: &HostPattern, zone: &str) -> bool {
     let before = pattern.base().as_str().strip_suffix(zone);
     before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+/// Index of the rule for the Service that `pattern` names as `NAME` or `NAME.NAMESPACE`, and how to ask for its address.
+fn named_service(pattern: &HostPattern, all: &[EgressRule]) -> Option<(usize, String)> {
+    let HostPattern::Exact(host) = pattern else { return None };
+    all.iter().enumerate().find_map(|(index, rule)| {
+        let service = rule.service.as_ref()?;
+        let (name, namespace) = (service.name.as_str(), service.namespace.as_deref());
+        let fits = match host.as_str().split_once('.') {
+            None => host.as_str() == name,
+            Some((first, rest)) => first == name && Some(rest) == namespace,
+        };
+        let namespace = namespace.map(|namespace| format!(" -n {}", shown(namespace))).unwrap_or_default();
+        fits.then(|| (index, format!("kubectl get service {}{namespace}", shown(name))))
+    })
 }
 
 /// The reference to the Service that a name of the cluster's own DNS most likely means. Of the cluster's domain only the
@@ -72,7 +93,7 @@ mod tests {
 
     fn warning(host: &str) -> Option<PolicyWarning> {
         let rule = serde_json::from_value(json!({"host": host, "ports": [443]})).unwrap();
-        PolicyWarning::of(&HostRule::parse(3, &rule).unwrap().unwrap())
+        PolicyWarning::of(&HostRule::parse(3, &rule).unwrap().unwrap(), &[])
     }
 
     #[test]
@@ -96,6 +117,30 @@ mod tests {
             let warning = warning(host).unwrap_or_else(|| panic!("{host}"));
             assert_eq!(warning.field, "spec.network.egress[3].host");
             assert!(warning.message.contains(said), "{warning}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_service_that_a_rule_opens_is_no_host() {
+        let warnings = |host: &str| {
+            let network = json!({"egress": [
+                {"service": {"name": "model", "namespace": "serving"}, "ports": [80]},
+                {"service": {"name": "cache"}, "ports": [80]},
+                {"host": host, "ports": [80]},
+            ]});
+            PolicyWarning::all(Some(&serde_json::from_value(network).unwrap()))
+        };
+        for (host, said) in [
+            ("model", "spec.network.egress[0] opens by address"),
+            ("Model.serving", "(kubectl get service model -n serving)"),
+            ("cache", "(kubectl get service cache)"),
+        ] {
+            let [warning] = &warnings(host)[..] else { panic!("{host}") };
+            assert_eq!(warning.field, "spec.network.egress[2].host");
+            assert!(warning.message.contains(said), "{warning}");
+        }
+        for host in ["model.example", "cache.serving", "*.model", "*.serving", "model.serving.example"] {
+            assert_eq!(warnings(host), [], "{host}");
         }
     }
 

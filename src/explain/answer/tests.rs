@@ -26,6 +26,7 @@ fn an_answer_names_the_rule_and_what_is_looked_at() {
         {"cidr": "198.51.100.0/24", "ports": [5432]},
         {"cidr": "198.51.100.0/25", "ports": [53], "protocol": "UDP"},
         {"service": {"name": "model", "namespace": "serving"}, "ports": [80]},
+        {"service": {"name": "cache"}, "ports": [80]},
     ]);
     for (to, allowed, parts) in [
         (
@@ -48,7 +49,28 @@ fn an_answer_names_the_rule_and_what_is_looked_at() {
         ("udp://198.51.100.7:53", true, &["egress[4]"]),
         ("udp://198.51.100.7:5432", false, &["ProtocolNotAllowed"]),
         ("198.51.101.7:443", false, &["NoRule", "names only"]),
-        ("http://model.serving.svc", false, &["NoRule", "does not resolve names of Services"]),
+        (
+            "http://model.serving.svc",
+            false,
+            &[
+                "NoRule: a sandbox does not resolve names of Services; give the agent its ClusterIP (kubectl get service model -n serving)\n",
+                "egress[5]",
+            ],
+        ),
+        (
+            "http://model.serving",
+            false,
+            &["its ClusterIP (kubectl get service model -n serving)", "egress[5]"],
+        ),
+        ("https://cache", false, &["its ClusterIP (kubectl get service cache)", "egress[6]"]),
+        ("https://cache.a.svc.cluster.local", false, &["(kubectl get service cache -n a)", "egress[6]"]),
+        ("https://cache.test", false, &["{host: cache.test, ports: [443]}"]),
+        // It may be a host of the Internet.
+        (
+            "http://model.test",
+            false,
+            &["{host: model.test, ports: [80]}", "note:        spec.network.egress[5]"],
+        ),
     ] {
         let answer = told(&rules, to, &[]);
         let text = answer.to_string();
