@@ -17,14 +17,14 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Say which rule of an AgentSandbox allows or refuses an endpoint, and why; of a file, or of one in the cluster.
+    Explain(explain::Options),
+    /// Print the objects of an AgentSandbox, or why it is refused, without a cluster.
+    Render(render::Options),
     /// Turn every AgentSandbox of the cluster into a contained Pod.
     Controller(Box<controller::Options>),
     /// Be the only way out of every sandbox: decide, resolve, dial and record.
     Gateway(Box<gateway::Options>),
-    /// Print the objects of an AgentSandbox, or why it is refused, without a cluster.
-    Render(render::Options),
-    /// Say which rule of an AgentSandbox allows or refuses an endpoint, and why; of a file, or of one in the cluster.
-    Explain(explain::Options),
     /// Say whether the operator's Services are ready, inside a Pod of their namespace.
     CheckInstall(install_check::Options),
     /// Print the custom resource definitions.
