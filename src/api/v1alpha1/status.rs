@@ -218,7 +218,7 @@ pub struct EgressStatus {
     pub bytes_out: i64,
     /// Bytes to the agent.
     pub bytes_in: i64,
-    /// The last refusal: name, port and reason.
+    /// The last refusal: name, port where one was asked for, and reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_denied: Option<String>,
 }
