@@ -187,6 +187,7 @@ fn every_refusal_is_said_and_the_others_objects_are_printed() {
     let ran = render(&["-f", "-"], &format!("{bad}---\n{}", sandbox("")));
     assert_eq!(ran.code, Some(1));
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    assert!(ran.err.lines().all(|line| line.starts_with("team-a/bad: spec.runAs.")), "{}", ran.err);
     assert_eq!(documents(&ran.out).len(), 2);
 }
 
@@ -210,6 +211,18 @@ fn every_refusal_is_said_and_the_others_objects_are_printed() {
 #[case::a_field_that_is_missing(
     "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {command: [/a]}\n",
     "AgentSandbox: spec: missing field `image`"
+)]
+#[case::a_number_for_a_time(
+    "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {image: a, command: [/a], timeout: 5}\n",
+    "AgentSandbox: spec.timeout: invalid type: integer `5`, expected a string; write it with a unit: 5m or 5s\n"
+)]
+#[case::a_number_for_a_list(
+    "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {image: a, command: [/a], network: {egress: [{host: a.example, ports: 443}]}}\n",
+    "spec.network.egress[0].ports: invalid type: integer `443`, expected a sequence; write a list, such as [443]\n"
+)]
+#[case::a_word_for_a_list(
+    "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {image: a, command: /a}\n",
+    "spec.command: invalid type: string \"/a\", expected a sequence; write a list: its values between [ and ]\n"
 )]
 fn what_is_no_sandbox_is_unreadable(#[case] text: &str, #[case] said: &str) {
     let ran = render(&["-f", "-"], text);

@@ -1,6 +1,6 @@
 //! Rules for host names, checked.
 use super::{HostName, HostNameError, HostPattern, HostPatternError, PathPrefix, shown};
-use crate::api::v1alpha1::{EgressRule, HttpRule, NetworkLimits, Protocol, bytes_of};
+use crate::api::v1alpha1::{EgressRule, HttpRule, NetworkLimits, Protocol, bytes_of, hint_of_bytes};
 
 /// Least of `limits.egressBytes`: less would not carry a TLS handshake.
 const LEAST_BYTES: i64 = 1 << 10;
@@ -60,8 +60,15 @@ impl HostRule {
             PolicyError { field: format!("spec.network.egress[{index}]{dot}{field}"), message }
         };
         let ends = [rule.host.is_some(), rule.cidr.is_some(), rule.service.is_some()];
-        if ends.iter().filter(|written| **written).count() != 1 {
-            return Err(fail("", "an egress rule needs exactly one of host, cidr and service".to_owned()));
+        let way_out = match ends.iter().filter(|written| **written).count() {
+            1 => None,
+            2 => Some("; make two rules of it"),
+            3 => Some("; make three rules of it"),
+            _ => Some(""),
+        };
+        if let Some(way_out) = way_out {
+            let message = format!("an egress rule needs exactly one of host, cidr and service{way_out}");
+            return Err(fail("", message));
         }
         let Some(host) = &rule.host else {
             return match (&rule.http, &rule.tls) {
@@ -113,6 +120,18 @@ impl HostRule {
 /// What is wrong with `host`, and what to write instead.
 fn wrong_host(host: &str, error: HostPatternError) -> String {
     let instead = match error {
+        HostPatternError::Star | HostPatternError::Character(_) if scheme(host).is_some() => {
+            let scheme = scheme(host).unwrap_or_default();
+            let ports = match scheme {
+                "https" => "ports: [443]",
+                "http" => "ports: [80]",
+                _ => "its port into ports",
+            };
+            format!("; leave {scheme}:// out and write {ports}")
+        }
+        HostPatternError::Star if matches!(host, "*" | "**") => {
+            "; no rule means every host; list the names".to_owned()
+        }
         HostPatternError::TrailingDot => {
             format!("; write `{}`", shown(host.strip_suffix('.').unwrap_or(host)))
         }
@@ -124,6 +143,13 @@ fn wrong_host(host: &str, error: HostPatternError) -> String {
         HostPatternError::Name(_) => String::new(),
     };
     format!("`{}` has {error}{instead}", shown(host))
+}
+
+/// The scheme that `host` begins with, as a URL does.
+fn scheme(host: &str) -> Option<&str> {
+    let (scheme, _) = host.split_once("://")?;
+    let plain = (1..=16).contains(&scheme.len()) && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    plain.then_some(scheme)
 }
 
 fn accepted_http(http: &HttpRule) -> Result<Accepted, (&'static str, String)> {
@@ -158,7 +184,10 @@ pub fn bytes_of_limits(limits: Option<&NetworkLimits>) -> Result<Option<i64>, Po
         Ok(bytes) if bytes >= LEAST_BYTES => Ok(Some(bytes)),
         _ => Err(PolicyError {
             field: "spec.network.limits.egressBytes".to_owned(),
-            message: "must be a quantity of at least 1Ki without exponent, such as 500Mi".to_owned(),
+            message: format!(
+                "must be a quantity of at least 1Ki without exponent, such as 500Mi{}",
+                hint_of_bytes(text)
+            ),
         }),
     }
 }

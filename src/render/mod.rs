@@ -97,7 +97,7 @@ pub fn run(options: &Options) -> ExitCode {
 pub struct Rendered {
     /// The objects as YAML documents.
     pub yaml: String,
-    /// One line per refusal: `field: message [reason]`.
+    /// One line per refusal: `field: message [reason]`, and before it which sandbox where there are several.
     pub refusals: Vec<String>,
     /// One line per rule that is allowed and seldom meant: `field: message`.
     pub warnings: Vec<String>,
@@ -134,13 +134,32 @@ pub(crate) fn object<T: DeserializeOwned>(kind: &str, document: Value) -> Result
             field => format!("{}: ", shown(&field)),
         };
         let message = error.inner().to_string();
-        // YAML takes `cpu: 1` for a number, which the API server would refuse as well.
-        let bare = ["integer", "floating point", "boolean"];
-        let quoted = bare.iter().any(|what| message.starts_with(&format!("invalid type: {what}")))
-            && message.ends_with("expected a string");
-        let hint = if quoted { "; write it in quotes" } else { "" };
+        let hint = hint(&field, &message);
         format!("{kind}: {field}{message}{hint}")
     })
+}
+
+/// What to write where `field` has a value of another type than it should, as `message` says.
+fn hint(field: &str, message: &str) -> String {
+    // YAML takes `cpu: 1` for a number, which the API server would refuse as well.
+    let bare = ["integer", "floating point", "boolean"];
+    let is_bare = bare.iter().any(|what| message.starts_with(&format!("invalid type: {what}")));
+    let value = message.split('`').nth(1).filter(|_| is_bare);
+    let is_time = ["timeout: ", "startupTimeout: ", "ttlAfterFinished: "].iter().any(|t| field.ends_with(t));
+    match value {
+        // With quotes alone it would be refused for its unit.
+        Some(number) if message.ends_with("expected a string") && is_time => {
+            format!("; write it with a unit: {number}m or {number}s")
+        }
+        Some(_) if message.ends_with("expected a string") => "; write it in quotes".to_owned(),
+        Some(value) if message.ends_with("expected a sequence") => {
+            format!("; write a list, such as [{value}]")
+        }
+        None if message.ends_with("expected a sequence") => {
+            "; write a list: its values between [ and ]".to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 /// The objects of every AgentSandbox in `text`.
@@ -188,6 +207,7 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
     let open = options.reserved_cidr.is_empty() && sandboxes.iter().any(has_cidr_rule);
     let note = open.then(|| no_reserved_ranges("--reserved-cidr"));
     let mut rendered = Rendered { note, ..Rendered::default() };
+    let several = sandboxes.len() > 1;
     for mut sandbox in sandboxes {
         complete(&mut sandbox, &options.namespace);
         let mut observed = Observed { services: services.clone(), ..Observed::default() };
@@ -195,7 +215,8 @@ pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
             let (key, service) = named_service(text, &sandbox)?;
             observed.services.insert(key, service);
         }
-        one(&sandbox, &observed, &settings, &mut rendered)?;
+        let which = if several { format!("{}: ", full_name(&sandbox)) } else { String::new() };
+        one(&sandbox, &observed, &settings, &which, &mut rendered)?;
     }
     Ok(rendered)
 }
@@ -208,21 +229,31 @@ pub(crate) fn complete(sandbox: &mut AgentSandbox, namespace: &str) {
     meta.generation.get_or_insert(1);
 }
 
+/// Namespace and name of `sandbox`, for a person.
+fn full_name(sandbox: &AgentSandbox) -> String {
+    let part = |text: &Option<String>| shown(text.as_deref().unwrap_or_default());
+    format!("{}/{}", part(&sandbox.metadata.namespace), part(&sandbox.metadata.name))
+}
+
+/// Adds what comes of `sandbox`; what is said of it begins with `which`.
 fn one(
     sandbox: &AgentSandbox,
     observed: &Observed,
     settings: &Settings,
+    which: &str,
     rendered: &mut Rendered,
 ) -> Result<(), String> {
     let valid = match plan::validate(sandbox, observed, settings) {
         Ok(valid) => valid,
         Err(refusals) => {
-            rendered.refusals.extend(refusals.into_iter().map(|refusal| offline(refusal).to_string()));
+            rendered
+                .refusals
+                .extend(refusals.into_iter().map(|refusal| format!("{which}{}", offline(refusal))));
             return Ok(());
         }
     };
     let warnings = PolicyWarning::all(sandbox.spec.network.as_ref());
-    rendered.warnings.extend(warnings.iter().map(ToString::to_string));
+    rendered.warnings.extend(warnings.iter().map(|warning| format!("{which}{warning}")));
     let objects = plan::plan(&valid, settings);
     if sandbox.metadata.uid.as_deref() == Some(OFFLINE_UID) {
         rendered

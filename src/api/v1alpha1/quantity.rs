@@ -47,6 +47,16 @@ pub fn bytes_of(text: &str) -> Result<i64, QuantityError> {
     scaled(text, 1.0, text)
 }
 
+/// What to write instead of `text`, which is no number of bytes, where it is likely what was meant: `m` is for thousandths.
+pub fn hint_of_bytes(text: &str) -> String {
+    match text.strip_suffix('m') {
+        Some(number) if (1..=8).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("; {text} is {number} thousandths of a byte: write {number}Mi")
+        }
+        _ => String::new(),
+    }
+}
+
 #[allow(clippy::cast_possible_truncation, reason = "bounded by 2^53 just before")]
 fn scaled(number: &str, scale: f64, text: &str) -> Result<i64, QuantityError> {
     let shown = || text.chars().take(64).collect::<String>();
@@ -78,6 +88,14 @@ mod tests {
         assert_eq!(bytes_of("1Gi"), Ok(1 << 30));
         assert_eq!(bytes_of("1G"), Ok(1_000_000_000));
         assert_eq!(bytes_of("128"), Ok(128));
+    }
+
+    #[test]
+    fn a_small_m_is_told_from_a_large_one() {
+        assert_eq!(hint_of_bytes("256m"), "; 256m is 256 thousandths of a byte: write 256Mi");
+        for text in ["256Mi", "m", "1.5m", "-1m", "999999999m", "\u{1b}m"] {
+            assert_eq!(hint_of_bytes(text), "", "{text}");
+        }
     }
 
     #[test]

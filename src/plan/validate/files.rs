@@ -1,7 +1,7 @@
 //! Mounts.
 use super::{Refusals, reason, text::object_name};
 use crate::{
-    api::v1alpha1::{Filesystem, Mount, bytes_of},
+    api::v1alpha1::{Filesystem, Mount, bytes_of, hint_of_bytes},
     plan::keyed::MOST_PARTS,
     policy::shown,
 };
@@ -91,7 +91,10 @@ fn check_source(mount: &Mount, field: &str, refusals: &mut Refusals) -> Option<S
         refusals.check(
             matches!(limit, Ok(bytes) if bytes > 0),
             &format!("{field}.emptyDir.sizeLimit"),
-            "must be a quantity of bytes above 0, such as 256Mi",
+            &format!(
+                "must be a quantity of bytes above 0, such as 256Mi{}",
+                hint_of_bytes(&source.size_limit)
+            ),
         );
         refusals.check(
             mount.read_only == Some(false),

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::Refusals;
 use crate::api::v1alpha1::{
-    AgentSandboxSpec, GoDuration, QuantityError, Requests, Resources, bytes_of, millicores_of,
+    AgentSandboxSpec, GoDuration, QuantityError, Requests, Resources, bytes_of, hint_of_bytes, millicores_of,
 };
 
 /// The times of a sandbox, parsed.
@@ -63,31 +63,40 @@ fn time(
 }
 
 fn check_resources(resources: &Resources, refusals: &mut Refusals) {
-    let mut amount =
-        |value: Result<i64, QuantityError>, least: i64, shown: &str, field: &str, example: &str| {
-            let field = format!("spec.resources.{field}");
-            match value {
-                Ok(value) if value >= least => Some(value),
-                Ok(_) => {
-                    refusals.invalid(field, format!("must be at least {shown}, such as {example}"));
-                    None
-                }
-                Err(_) => {
-                    refusals.invalid(
-                        field,
-                        format!("must be a quantity of at least {shown} without exponent, such as {example}"),
-                    );
-                    None
-                }
+    let mut amount = |value: Result<i64, QuantityError>,
+                      least: i64,
+                      shown: &str,
+                      field: &str,
+                      example: &str,
+                      hint: &str| {
+        let field = format!("spec.resources.{field}");
+        match value {
+            Ok(value) if value >= least => Some(value),
+            Ok(_) => {
+                refusals.invalid(field, format!("must be at least {shown}, such as {example}"));
+                None
             }
-        };
-    let cpu = amount(millicores_of(&resources.cpu), 10, "10m", "cpu", "500m or 2");
-    let memory = amount(bytes_of(&resources.memory), 16 << 20, "16Mi", "memory", "512Mi");
-    amount(bytes_of(&resources.ephemeral_storage), 1 << 20, "1Mi", "ephemeralStorage", "1Gi");
+            Err(_) => {
+                refusals.invalid(
+                    field,
+                    format!(
+                        "must be a quantity of at least {shown} without exponent, such as {example}{hint}"
+                    ),
+                );
+                None
+            }
+        }
+    };
+    let cpu = amount(millicores_of(&resources.cpu), 10, "10m", "cpu", "500m or 2", "");
+    let mut bytes = |text: &str, least: i64, shown: &str, field: &str, example: &str| {
+        amount(bytes_of(text), least, shown, field, example, &hint_of_bytes(text))
+    };
+    let memory = bytes(&resources.memory, 16 << 20, "16Mi", "memory", "512Mi");
+    bytes(&resources.ephemeral_storage, 1 << 20, "1Mi", "ephemeralStorage", "1Gi");
     let Requests { cpu: asked_cpu, memory: asked_memory } = resources.requests.clone().unwrap_or_default();
-    let asked_cpu = asked_cpu.and_then(|text| amount(millicores_of(&text), 0, "0", "requests.cpu", "100m"));
-    let asked_memory =
-        asked_memory.and_then(|text| amount(bytes_of(&text), 0, "0", "requests.memory", "128Mi"));
+    let asked_memory = asked_memory.and_then(|text| bytes(&text, 0, "0", "requests.memory", "128Mi"));
+    let asked_cpu =
+        asked_cpu.and_then(|text| amount(millicores_of(&text), 0, "0", "requests.cpu", "100m", ""));
     for (asked, limit, name) in [(asked_cpu, cpu, "cpu"), (asked_memory, memory, "memory")] {
         let fits = asked.zip(limit).is_none_or(|(asked, limit)| asked <= limit);
         refusals.check(

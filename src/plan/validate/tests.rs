@@ -245,6 +245,32 @@ fn a_reserved_network_is_refused_with_a_way_out_that_works() {
 }
 
 #[test]
+fn what_is_often_meant_is_said() {
+    let gateway =
+        GatewaySettings { namespace: "operators".to_owned(), reachable_cidrs: Vec::new(), reach: None };
+    let settings = Settings { gateway: Some(gateway), ..Settings::default() };
+    let host = |host: &str| egress(&json!({"host": host, "ports": [443]}));
+    for (spec, said) in [
+        (host("https://pypi.org"), "has the character ':'; leave https:// out and write ports: [443]"),
+        (host("http://*.example/a"), "; leave http:// out and write ports: [80]"),
+        (host("ssh://git.example"), "; leave ssh:// out and write its port into ports"),
+        (host("pypi.org:443"), "; write the exact name (api.example)"),
+        (host("*"), "; no rule means every host; list the names"),
+        (host("**"), "; no rule means every host; list the names"),
+        (host("a*.example"), "; write the exact name (api.example)"),
+        (
+            egress(&json!({"host": "a.example", "cidr": "198.51.100.0/24", "ports": [443]})),
+            "exactly one of host, cidr and service; make two rules of it",
+        ),
+        (json!({"resources": {"memory": "256m"}}), "; 256m is 256 thousandths of a byte: write 256Mi"),
+        (json!({"network": {"limits": {"egressBytes": "5m"}}}), ": write 5Mi"),
+    ] {
+        let refused = validate(&sandbox(&spec), &observed(), &settings).unwrap_err();
+        assert!(refused[0].message.contains(said), "{}", refused[0].message);
+    }
+}
+
+#[test]
 fn host_bits_are_refused_with_what_to_write() {
     let spec = egress(&json!({"cidr": "198.51.100.7/24", "ports": [1]}));
     let refused = validate(&sandbox(&spec), &observed(), &Settings::default()).unwrap_err();
