@@ -2,7 +2,10 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::{
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{
     Api, Client, Config,
     api::ListParams,
@@ -12,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{SeenService, Services, Target, answer::NOT_ACCEPTED, by_name};
 use crate::{
-    api::v1alpha1::AgentSandbox,
+    api::v1alpha1::{AgentSandbox, Phase},
     policy::{digest, shown},
 };
 
@@ -109,7 +112,7 @@ fn said(error: &kube::Error) -> String {
 pub(super) fn refusal(sandbox: &AgentSandbox) -> Option<String> {
     let accepted = sandbox.status.iter().flat_map(|status| &status.conditions);
     let refused = accepted.into_iter().find(|c| c.type_ == "Accepted" && c.status == "False")?;
-    Some(format!("{NOT_ACCEPTED}: Accepted=False, {}: {}", refused.reason, line(&refused.message)))
+    Some(format!("{NOT_ACCEPTED}: Accepted=False, {}: {}", line(&refused.reason), line(&refused.message)))
 }
 
 /// What the operator found of the way to the gateway, and whether the Pod was contained when it was measured; also the
@@ -117,12 +120,19 @@ pub(super) fn refusal(sandbox: &AgentSandbox) -> Option<String> {
 pub(super) fn conditions(sandbox: &AgentSandbox) -> Vec<(String, String)> {
     let all = sandbox.status.iter().flat_map(|status| &status.conditions);
     let ours = all.filter(|condition| ["EgressReady", "Contained"].contains(&condition.type_.as_str()));
-    ours.map(|c| (c.type_.clone(), format!("{}, {}: {}", c.status, c.reason, line(&c.message)))).collect()
+    let told = |c: &Condition| line(&format!("{}, {}: {}", c.status, c.reason, c.message));
+    ours.map(|c| (c.type_.clone(), told(c))).collect()
 }
 
 /// `text` on one line, without what could forge a terminal's output.
 fn line(text: &str) -> String {
-    text.chars().take(400).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let plain = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1;
+    text.chars().take(400).map(|c| if plain(c) { c } else { ' ' }).collect()
+}
+
+fn has_ended(sandbox: &AgentSandbox) -> bool {
+    let phase = sandbox.status.as_ref().and_then(|status| status.phase.as_ref());
+    matches!(phase, Some(Phase::Succeeded | Phase::Failed))
 }
 
 /// Whether the spec that was explained is the one that the operator keeps.
@@ -132,6 +142,7 @@ pub(super) fn in_force(sandbox: &AgentSandbox) -> String {
         _ if refusal(sandbox).is_some() => {
             "no: the spec is refused; what it asks for is not open until it is corrected".to_owned()
         }
+        _ if has_ended(sandbox) => "no: the sandbox has ended, and nothing of it runs".to_owned(),
         Some(kept) if kept == digest(sandbox.spec.network.as_ref()) => {
             "yes, status.policyDigest is the same".to_owned()
         }
@@ -162,6 +173,9 @@ mod tests {
         assert!(in_force(&sandbox(json!({"policyDigest": digest(None)}))).starts_with("yes"));
         assert!(in_force(&sandbox(json!({"policyDigest": "sha256:0"}))).contains("is sha256:0;"));
         assert!(in_force(&sandbox(json!({}))).contains("has no status.policyDigest"));
+        let ended = json!({"policyDigest": digest(None), "phase": "Failed"});
+        assert!(in_force(&sandbox(ended)).starts_with("no: the sandbox has ended"));
+        assert_eq!(line("a \u{1b}[2J\u{202e}b\u{2028}\u{9b}\"é\\"), "a  [2J b  \"é\\");
         let condition = |kind: &str, message: &str| json!({"type": kind, "status": "True", "reason": "R", "message": message, "lastTransitionTime": "2026-11-01T00:00:00Z"});
         let status = json!({"conditions": [condition("Ready", "a"), condition("EgressReady", "also\n203.0.113.0/24")]});
         let told = ("EgressReady".to_owned(), "True, R: also 203.0.113.0/24".to_owned());
