@@ -331,10 +331,28 @@ fn one_that_the_operator_refuses_is_denied() {
         assert_eq!(ran.out.contains(said), code == 1, "{}", ran.out);
         let rule = if code == 1 { "rules say:   AllowedByRule: " } else { "reason:      AllowedByRule: " };
         assert!(ran.out.contains(rule), "{}", ran.out);
-        let said =
-            "  in force:    no: the spec is refused; what it asks for is not open until it is corrected\n";
+        let said = "  in force:    no: the spec is refused, and nothing of it runs\n";
         assert_eq!(ran.out.contains(said), code == 1, "{}", ran.out);
         assert_eq!(ran.out.contains("by TLS: denied"), code == 1, "{}", ran.out);
+    }
+}
+
+#[test]
+fn one_that_is_refused_while_its_agent_runs_holds_in_part() {
+    let rules = json!([{"host": "api.example", "ports": [443]}, {"cidr": "198.51.100.0/24", "ports": [443]}]);
+    let mut object = sandbox("fix", &rules);
+    let accepted = json!({"type": "Accepted", "status": "False", "reason": "ReservedAddress", "message": "it overlaps", "lastTransitionTime": "2026-11-01T00:00:00Z"});
+    object["status"] = json!({"phase": "Running", "conditions": [accepted]});
+    for (to, code) in [
+        ("https://api.example", 0),
+        ("https://evil.example", 1),
+        ("198.51.100.7:443", 2),
+        ("198.51.100.7:444", 1),
+    ] {
+        let ran = Cluster::with(&object).explain(Path::new(PROGRAM), &["fix", "--to", to]);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{to}: {}", ran.out);
+        let refused = "  refused:     NotAccepted: Accepted=False, ReservedAddress: it overlaps\n";
+        assert!(ran.out.contains(refused) && ran.out.contains("  in force:    in part: "), "{}", ran.out);
     }
 }
 

@@ -73,6 +73,15 @@ impl Answer {
         let _ = write_line(&mut self.lines, what, text);
     }
 
+    /// The operator refuses the spec for `reason` while the agent runs: the gateway follows its `host` rules all the same,
+    /// and of the others the policy has those that are right, which only the operator knows.
+    pub(super) fn refuse_in_part(&mut self, target: &Target, reason: &str) {
+        self.say("refused", reason);
+        if self.finding == Finding::Allowed && matches!(target.endpoint, Endpoint::Address(_)) {
+            self.finding = Finding::Unknown;
+        }
+    }
+
     /// Makes `reason`, for which the operator refuses the spec, the answer. What the rules themselves say stays.
     pub(super) fn refuse(&mut self, reason: &str) {
         self.finding = Finding::Denied;
@@ -100,6 +109,17 @@ pub fn answer(
     if !refusals.is_empty() {
         return refused(sandbox, target, &refusals);
     }
+    by_rules(sandbox, target, addresses, resolved, services)
+}
+
+/// What the rules say, whether or not the operator accepts all of the spec.
+pub(super) fn by_rules(
+    sandbox: &AgentSandbox,
+    target: &Target,
+    addresses: &AddressPolicy,
+    resolved: &[IpAddr],
+    services: &Services,
+) -> Answer {
     let network = sandbox.spec.network.as_ref();
     let policy = match EffectivePolicy::of(network) {
         Ok(policy) => policy,

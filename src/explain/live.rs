@@ -130,6 +130,12 @@ fn line(text: &str) -> String {
     text.chars().take(400).map(|c| if plain(c) { c } else { ' ' }).collect()
 }
 
+/// Whether there may be an agent that runs.
+pub(super) fn has_agent(sandbox: &AgentSandbox) -> bool {
+    let phase = sandbox.status.as_ref().and_then(|status| status.phase.as_ref());
+    matches!(phase, Some(Phase::Starting | Phase::Running | Phase::Stopping))
+}
+
 fn has_ended(sandbox: &AgentSandbox) -> bool {
     let phase = sandbox.status.as_ref().and_then(|status| status.phase.as_ref());
     matches!(phase, Some(Phase::Succeeded | Phase::Failed))
@@ -139,9 +145,10 @@ fn has_ended(sandbox: &AgentSandbox) -> bool {
 pub(super) fn in_force(sandbox: &AgentSandbox) -> String {
     let kept = sandbox.status.as_ref().and_then(|status| status.policy_digest.as_deref());
     match kept {
-        _ if refusal(sandbox).is_some() => {
-            "no: the spec is refused; what it asks for is not open until it is corrected".to_owned()
+        _ if refusal(sandbox).is_some() && has_agent(sandbox) => {
+            "in part: the gateway follows the host rules of a refused spec, too; of the other rules those hold that are right".to_owned()
         }
+        _ if refusal(sandbox).is_some() => "no: the spec is refused, and nothing of it runs".to_owned(),
         _ if has_ended(sandbox) => "no: the sandbox has ended, and nothing of it runs".to_owned(),
         Some(kept) if kept == digest(sandbox.spec.network.as_ref()) => {
             "yes, status.policyDigest is the same".to_owned()

@@ -126,9 +126,14 @@ fn explain(options: &Options) -> Result<Answer, String> {
         (None, Some(name)) => {
             let (sandbox, services) =
                 live::read(name, options.namespace.as_deref(), options.context.clone(), &target)?;
-            let mut answer = answer(&sandbox, &target, &addresses, &options.address, &services);
-            if let Some(refusal) = live::refusal(&sandbox) {
-                answer.refuse(&refusal);
+            let refusal = live::refusal(&sandbox);
+            let in_part = refusal.is_some() && live::has_agent(&sandbox);
+            let judge = if in_part { answer::by_rules } else { answer };
+            let mut answer = judge(&sandbox, &target, &addresses, &options.address, &services);
+            match refusal {
+                Some(refusal) if in_part => answer.refuse_in_part(&target, &refusal),
+                Some(refusal) => answer.refuse(&refusal),
+                None => {}
             }
             answer.say("in force", &live::in_force(&sandbox));
             for (condition, text) in live::conditions(&sandbox) {
