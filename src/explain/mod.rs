@@ -35,7 +35,7 @@ const UNKNOWN: u8 = 2;
 const HELP: &str = "\
 Exit codes:
   0  allowed
-  1  denied, or the sandbox is refused
+  1  denied, or the sandbox is refused and nothing of it runs
   2  no answer: the target, the file or the cluster cannot be read, or only the cluster knows
 
 Where a rule names a Service, the Service and its EndpointSlices are read with your rights, for
