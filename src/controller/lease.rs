@@ -103,12 +103,16 @@ impl Elector {
         }
     }
 
-    /// Waits until the lease is ours.
-    pub async fn acquire(&mut self) {
+    /// Waits until the lease is ours. Says by `answered` that the API server was reached, and the lease may be read.
+    pub async fn acquire(&mut self, answered: impl Fn()) {
         loop {
             match self.attempt().await {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(ours) => {
+                    answered();
+                    if ours {
+                        return;
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "lease not read or written; trying again"),
             }
             tokio::time::sleep(self.duration / 6).await;

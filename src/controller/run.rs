@@ -144,11 +144,10 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         options.lease_duration.max(Duration::from_secs(3)),
         fence.clone(),
     );
-    // A replica that waits is ready: a rollout must not wait for it to lead.
-    health.set_ready(true);
+    // A replica that waits is ready: a rollout must not wait for it to lead. One that does not reach the API server is not.
     tokio::select! {
         () = &mut stop => return Ok(()),
-        () = elector.acquire() => {}
+        () = elector.acquire(|| health.set_ready(true)) => {}
     }
     tracing::info!(identity = options.identity, "leading");
     metrics.leader.set(1);
