@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::policy::HostName;
 
-/// Most names that get an address in a Pod's life. There are 127.64.0.0/10 addresses for 64 times as many.
-const MAX_NAMES: usize = 65_536;
+/// Most names that get an address in a Pod's life. There are addresses in 127.64.0.0/10 for 256 times as many; what counts
+/// is memory: up to a kilobyte each, for the name may have 253 bytes and is kept three times.
+const MAX_NAMES: usize = 16_384;
 
 /// Of them those that only names of their own in the policy get.
 const RESERVED: usize = 4_096;
