@@ -132,13 +132,11 @@ fn line(text: &str) -> String {
 
 /// Whether there may be an agent that runs.
 pub(super) fn has_agent(sandbox: &AgentSandbox) -> bool {
-    let phase = sandbox.status.as_ref().and_then(|status| status.phase.as_ref());
-    matches!(phase, Some(Phase::Starting | Phase::Running | Phase::Stopping))
+    matches!(phase(sandbox), Some(Phase::Starting | Phase::Running | Phase::Stopping))
 }
 
-fn has_ended(sandbox: &AgentSandbox) -> bool {
-    let phase = sandbox.status.as_ref().and_then(|status| status.phase.as_ref());
-    matches!(phase, Some(Phase::Succeeded | Phase::Failed))
+fn phase(sandbox: &AgentSandbox) -> Option<&Phase> {
+    sandbox.status.as_ref()?.phase.as_ref()
 }
 
 /// Whether the spec that was explained is the one that the operator keeps.
@@ -149,7 +147,7 @@ pub(super) fn in_force(sandbox: &AgentSandbox) -> String {
             "in part: the gateway follows the host rules of a refused spec, too; of the other rules those hold that are right".to_owned()
         }
         _ if refusal(sandbox).is_some() => "no: the spec is refused, and nothing of it runs".to_owned(),
-        _ if has_ended(sandbox) => "no: the sandbox has ended, and nothing of it runs".to_owned(),
+        _ if matches!(phase(sandbox), Some(Phase::Succeeded | Phase::Failed)) => "no: the sandbox has ended, and nothing of it runs".to_owned(),
         Some(kept) if kept == digest(sandbox.spec.network.as_ref()) => {
             "yes, status.policyDigest is the same".to_owned()
         }
