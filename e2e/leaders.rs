@@ -7,17 +7,14 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
 use crate::support::{
     Test,
     audit::{mark, pod_of, shown, writes_since},
-    cluster::CONTROLLER,
-    environment, exclusive,
+    cluster::{CONTROLLER, node_is_this_machine, process_of},
+    exclusive,
     sandbox::LIFE,
     secs, wait_for,
 };
@@ -48,23 +45,10 @@ fn when_the_leader_is_deleted_the_other_carries_on() {
     });
 }
 
-/// Process of `program` in the Pod with this UID: the cluster's node is this machine.
-pub fn process_of(program: &str, uid: &str) -> Option<Pid> {
-    let program = format!("{program}\0");
-    std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let cgroups = std::fs::read_to_string(entry.path().join("cgroup")).ok()?;
-        let ours = command.starts_with(program.as_bytes()) && cgroups.contains(uid);
-        ours.then(|| Pid::from_raw(pid))
-    })
-}
-
 #[test]
 fn a_leader_that_was_frozen_and_thawed_writes_nothing() {
     exclusive("frozen", |test| async move {
-        if environment().get("CLUSTER_NODE").is_none() {
-            eprintln!("the node is not this machine: its processes cannot be stopped");
+        if !node_is_this_machine() {
             return;
         }
         test.scale_operator(2).await;

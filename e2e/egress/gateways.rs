@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use super::{all_done, host, none_done, tcp};
-use crate::leaders::process_of;
-use crate::support::{Test, agent, environment, exclusive, secs, shared, wait_for};
+use crate::support::cluster::{node_is_this_machine, process_of};
+use crate::support::{Test, agent, exclusive, secs, shared, wait_for};
 
 const GATEWAY: &str = "agentsandbox-gateway";
 
@@ -155,8 +155,7 @@ fn a_budget_of_bytes_ends_the_way_out() {
 #[test]
 fn a_gateway_that_is_killed_has_recorded_what_was_open() {
     exclusive("egress-killed", |test| async move {
-        if environment().get("CLUSTER_NODE").is_none() {
-            eprintln!("the node is not this machine: its processes cannot be killed");
+        if !node_is_this_machine() {
             return;
         }
         test.probe().await;

@@ -6,7 +6,7 @@ use kube::{Api, api::LogParams};
 use serde_json::{Value, json};
 
 use super::{all_done, host};
-use crate::leaders::process_of;
+use crate::support::cluster::process_of;
 use crate::support::{Test, agent, secs, shared};
 
 /// Begins connections in every way that there is and ends none of their first messages.

@@ -11,12 +11,34 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::{Test, agent, environment, sandbox::LIFE, secs, wait_for};
 
 /// Deployment of the operator, and its lease.
 pub const CONTROLLER: &str = "agentsandbox-controller";
+
+/// Whether the processes of the cluster's node can be reached, which is so where it is this machine; says so if not.
+pub fn node_is_this_machine() -> bool {
+    let here = environment().get("CLUSTER_NODE").is_some();
+    if !here {
+        eprintln!("the node is not this machine: its processes cannot be reached");
+    }
+    here
+}
+
+/// Process of `program` in the Pod with this UID: the cluster's node is this machine.
+pub fn process_of(program: &str, uid: &str) -> Option<Pid> {
+    let program = format!("{program}\0");
+    std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let cgroups = std::fs::read_to_string(entry.path().join("cgroup")).ok()?;
+        let ours = command.starts_with(program.as_bytes()) && cgroups.contains(uid);
+        ours.then(|| Pid::from_raw(pid))
+    })
+}
 
 /// A plain Pod, with no policy, of the same image and the same restrictions as an agent's.
 fn plain_pod(name: &str, command: &Value) -> Value {
