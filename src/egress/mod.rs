@@ -2,4 +2,5 @@
 //! `docs/design/0007-egress.md`.
 pub mod buffered;
 pub mod containment;
+pub mod sockets;
 pub mod wire;

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+
+use crate::egress::sockets::socket;
 
 /// Time after which the next address is tried as well.
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -88,11 +90,7 @@ impl Dialer {
 }
 
 async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Before the connection is made: the peers agree then on how large a window may get.
-    socket.set_recv_buffer_size(KERNEL_BUFFER)?;
-    socket.set_send_buffer_size(KERNEL_BUFFER)?;
-    socket.connect(address).await
+    socket(address, KERNEL_BUFFER)?.connect(address).await
 }
 
 /// What every connection gets. A socket that the kernel connected to itself (the port was its own) is none.

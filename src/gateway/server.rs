@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -20,6 +20,7 @@ use super::sources::Waiting;
 use super::{policy_stream, tunnel};
 use crate::audit::{NetworkEvent, NetworkOutcome, now_ms};
 use crate::egress::buffered::Buffered;
+use crate::egress::sockets;
 use crate::egress::wire::ALPN;
 
 /// Time for a handshake.
@@ -39,13 +40,7 @@ const BACKLOG: u32 = 1024;
 
 /// Listens on `address`.
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    // Every connection has them from the listener.
-    socket.set_recv_buffer_size(KERNEL_BUFFER)?;
-    socket.set_send_buffer_size(KERNEL_BUFFER)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    sockets::listen(address, KERNEL_BUFFER, BACKLOG)
 }
 
 /// What the server needs besides.

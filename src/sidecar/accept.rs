@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::kernel_buffers::{FEW, narrow};
+use super::kernel_buffers::{are_many, narrow};
 use super::pause;
 use super::tunnel::Agent;
 
@@ -24,7 +24,7 @@ where
             pause().await;
             continue;
         };
-        if room.available_permits() + FEW < MAX_CONNECTIONS {
+        if are_many(&room, MAX_CONNECTIONS) {
             narrow(&stream);
         }
         let agent = Agent::new(stream);

@@ -24,6 +24,7 @@ use super::http1::{self, Framing, Response};
 use super::kernel_buffers;
 use super::token::TokenFile;
 use crate::egress::buffered::Buffered;
+use crate::egress::sockets::socket;
 use crate::egress::wire::{ALPN, Denial};
 
 /// Longest wait for a TCP connection. A gateway that does not answer is gone, and another one may be there.
@@ -253,7 +254,7 @@ impl Gateways {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Wire> {
-        let socket = kernel_buffers::socket(address, kernel_buffers::TUNNEL)?;
+        let socket = socket(address, kernel_buffers::TUNNEL)?;
         let stream = timeout(CONNECT, socket.connect(address)).await??;
         stream.set_nodelay(true)?;
         let mut wire =

@@ -22,6 +22,7 @@ use super::pause;
 use super::relay::relay;
 use super::tunnel::{Agent, Target, Tunnels, Via};
 use crate::audit::EgressEvent;
+use crate::egress::sockets;
 use crate::policy::HostName;
 
 /// Most listeners at once.
@@ -183,14 +184,9 @@ impl Directory for Listeners {
     }
 }
 
-/// Listens at `address`. `SO_REUSEADDR` is for connections of an earlier listener that are still closing; two listeners
-/// at one address it allows nobody.
+/// Listens at `address`, for the agent.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    // Connections inherit its buffers.
-    let socket = kernel_buffers::socket(address, kernel_buffers::AGENT)?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    sockets::listen(address, kernel_buffers::AGENT, BACKLOG)
 }
 
 async fn accept(listener: TcpListener, target: Target, tunnels: Arc<Tunnels>) {

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::budget::{Budget, Counted, Meter};
 use super::gateway::{Gateways, Wire, denial};
 use super::held::Held;
-use super::kernel_buffers::{FEW, narrow};
+use super::kernel_buffers::{self, narrow};
 use super::ledger::Ledger;
 use crate::egress::buffered::Buffered;
 use crate::egress::wire::{BYTES_HEADER, Denial, VIA_HEADER};
@@ -111,7 +111,7 @@ impl Tunnels {
 
     /// Whether there are so many that a further connection has to make do with little memory.
     pub fn are_many(&self) -> bool {
-        self.room.available_permits() + FEW < MAX_TUNNELS
+        kernel_buffers::are_many(&self.room, MAX_TUNNELS)
     }
 
     /// Counts and records a refusal that was decided here.
