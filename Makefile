@@ -19,7 +19,7 @@ demo: ## From nothing to a contained agent, told step by step (root; leaves the 
 test: check fuzz ## Everything: checks, fuzzing, then the end-to-end suites on a fresh cluster, which is taken down after
 	e2e/cluster/build
 	e2e/cluster/up down
-	trap 'e2e/cluster/up down' EXIT; e2e/cluster/up && scripts/agent-image && scripts/clients-image && scripts/image && e2e/run
+	trap '[ $$? = 0 ] || e2e/cluster/up logs 15 || true; e2e/cluster/up down' EXIT; e2e/cluster/up && scripts/agent-image && scripts/clients-image && scripts/image && e2e/run
 	e2e/unenforced
 
 check: $(HELM) ## Format, lints, unit tests, charts, and whether generated files are current; needs no cluster

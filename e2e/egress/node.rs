@@ -20,7 +20,10 @@ import socket, sys, threading
 def datagrams(s):
     while True:
         data, peer = s.recvfrom(2048)
-        s.sendto(data, peer)
+        try:
+            s.sendto(data, peer)
+        except OSError as error:
+            print("no way back to", peer, error, file=sys.stderr, flush=True)
 def streams(s):
     while True:
         s.accept()[0].close()
