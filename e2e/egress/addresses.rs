@@ -93,6 +93,8 @@ fn a_name_without_answer_is_closed_and_says_so() {
             let clear = why.starts_with("ValueError: 502") && why.contains("ResolutionFailed");
             assert!(!done && clear && why.contains(&format!("{name}.asbx.test")), "{why}");
         }
+        let note = "nowhere.asbx.test:80 not reached (ResolutionFailed)";
+        test.event("agent", "EgressFailed", note).await;
     });
 }
 

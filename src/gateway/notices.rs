@@ -1,5 +1,5 @@
-//! What the owner of a sandbox hears of refusals: events on the AgentSandbox, at most one a minute of what the gateway
-//! refused and one of what the Pod refused.
+//! What the owner of a sandbox hears of what its agent could not reach: events on the AgentSandbox, at most one a minute of
+//! what the gateway refused, one of what is allowed and failed, and one of what the Pod refused.
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::live::Live;
-use super::refusal::Refusal;
+use super::refusal::{Cause, Refusal};
 use super::sandboxes::Sandbox;
 use crate::api::v1alpha1::AgentSandbox;
 use crate::egress::wire::Refusals;
@@ -24,8 +24,14 @@ const CONTROLLER: &str = "agentsandbox-gateway";
 /// Time between two events of one kind for one sandbox.
 const EVERY: Duration = Duration::from_mins(1);
 
-/// Reason of the events.
-const REASON: &str = "EgressDenied";
+/// Reason of an event on what the sandbox may not reach.
+const DENIED: &str = "EgressDenied";
+
+/// Reason of an event on what it may reach, and could not.
+const FAILED: &str = "EgressFailed";
+
+/// Other targets that one event names at most.
+const NAMED: usize = 8;
 
 /// Notices that wait at most; the records have all refusals.
 const WAITING: usize = 256;
@@ -36,29 +42,43 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest note that the API server takes.
 const MAX_NOTE: usize = 1024;
 
-/// What the owner of one sandbox was told. Each kind has its own minute: a dull refusal of one must not hide the other's.
+/// What the owner of one sandbox was told. Each kind has its own minute: a dull refusal of one must not hide another's.
 #[derive(Debug, Default)]
 pub struct Told {
-    by_gateway: Kind,
-    by_pod: Kind,
+    denied: Kind,
+    failed: Kind,
+    in_pod: Kind,
 }
 
-/// When the owner was told last of refusals of one kind, and how many have come since then.
+/// When the owner was told last of one kind, and what has come since then.
 #[derive(Debug, Default)]
-struct Kind(Mutex<(Option<Instant>, u64)>);
+struct Kind(Mutex<(Option<Instant>, Unheard)>);
+
+/// What the owner was not told of.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Unheard {
+    count: u64,
+    /// Some of the targets, each once.
+    targets: Vec<String>,
+}
 
 impl Kind {
-    /// Counts `count` refusals. `Some` if the owner should be told of the last of them now, with the number of those
-    /// before it that he was not told of.
-    fn count(&self, now: Instant, count: u64) -> Option<u64> {
+    /// Counts `count` times that something was not reached, `target` the last. `Some` if the owner should be told of it now,
+    /// with what came before it that he was not told of.
+    fn count(&self, now: Instant, count: u64, target: &str) -> Option<Unheard> {
         let mut kind = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, unheard) = &mut *kind;
-        *unheard = unheard.saturating_add(count);
+        unheard.count = unheard.count.saturating_add(count);
         if last.is_some_and(|last| now.saturating_duration_since(last) < EVERY) {
+            if unheard.targets.len() < NAMED && unheard.targets.iter().all(|known| known != target) {
+                unheard.targets.push(target.to_owned());
+            }
             return None;
         }
         *last = Some(now);
-        Some(std::mem::take(unheard).saturating_sub(1))
+        let Unheard { count, mut targets } = std::mem::take(unheard);
+        targets.retain(|known| known != target);
+        Some(Unheard { count: count.saturating_sub(1), targets })
     }
 }
 
@@ -67,7 +87,9 @@ impl Kind {
 pub struct Notice {
     /// Whose sandbox.
     pub sandbox: Arc<Sandbox>,
-    /// What was refused, and why.
+    /// `EgressDenied` or `EgressFailed`.
+    pub reason: &'static str,
+    /// What was not reached, and why.
     pub note: String,
 }
 
@@ -82,22 +104,26 @@ pub fn channel() -> (Notices, mpsc::Receiver<Notice>) {
 }
 
 impl Notices {
-    /// Tells the owner that the gateway refused `target`, unless he was told of another within the minute.
+    /// Tells the owner that `target` was refused by the gateway or could not be reached, unless he was told of another such
+    /// within the minute.
     pub fn refused(&self, live: &Live, sandbox: &Arc<Sandbox>, target: &str, refusal: &Refusal) {
-        if !refusal.cause.is_denial() {
-            return;
-        }
-        let Some(unheard) = live.told().by_gateway.count(Instant::now(), 1) else { return };
-        let note = format!("{target} refused ({}): {}", refusal.cause.word(), refusal.message);
-        self.send(sandbox, note, unheard, "by the gateway");
+        let (kind, reason, verb) = match refusal.cause {
+            cause if cause.is_denial() => (&live.told().denied, DENIED, "refused"),
+            Cause::ResolutionFailed | Cause::DialFailed => (&live.told().failed, FAILED, "not reached"),
+            _ => return,
+        };
+        let Some(unheard) = kind.count(Instant::now(), 1, target) else { return };
+        let note = format!("{target} {verb} ({}): {}", refusal.cause.word(), refusal.message);
+        self.send(sandbox, reason, note, &unheard, &format!("{verb} by the gateway"));
     }
 
     /// Tells him of what the Pod refused without asking the gateway, as its sidecar says; once a minute as well.
     pub fn refused_in_pod(&self, live: &Live, sandbox: &Arc<Sandbox>, refusals: &Refusals) {
-        let count = refusals.count.max(1);
-        let Some(unheard) = live.told().by_pod.count(Instant::now(), count) else { return };
-        let mut note =
-            format!("{} refused in the Pod ({})", shown(&refusals.target), shown(&refusals.reason));
+        let target = shown(&refusals.target);
+        let Some(unheard) = live.told().in_pod.count(Instant::now(), refusals.count.max(1), &target) else {
+            return;
+        };
+        let mut note = format!("{target} refused in the Pod ({})", shown(&refusals.reason));
         if refusals.reason == Reason::NoRule.as_str()
             && let Ok(name) = refusals.target.parse::<HostName>()
         {
@@ -105,17 +131,27 @@ impl Notices {
                 ": no rule of this sandbox names it; to allow it, add {{host: {name}, ports: [443]}} to spec.network.egress, with the ports that are meant"
             ));
         }
-        self.send(sandbox, note, unheard, "in the Pod");
+        self.send(sandbox, DENIED, note, &unheard, "refused in the Pod");
     }
 
-    fn send(&self, sandbox: &Arc<Sandbox>, mut note: String, unheard: u64, refused: &str) {
-        if unheard > 0 {
-            note.push_str(&format!("; {unheard} more refused {refused} since the last such event"));
+    fn send(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        reason: &'static str,
+        mut note: String,
+        unheard: &Unheard,
+        what: &str,
+    ) {
+        if unheard.count > 0 {
+            note.push_str(&format!("; {} more {what} since the last such event", unheard.count));
+        }
+        if !unheard.targets.is_empty() {
+            note.push_str(&format!(", among them {}", unheard.targets.join(", ")));
         }
         let end = (0..=note.len().min(MAX_NOTE)).rev().find(|end| note.is_char_boundary(*end));
         note.truncate(end.unwrap_or(0));
         // When too many wait, this one is left out.
-        let _ = self.0.try_send(Notice { sandbox: Arc::clone(sandbox), note });
+        let _ = self.0.try_send(Notice { sandbox: Arc::clone(sandbox), reason, note });
     }
 }
 
@@ -143,7 +179,7 @@ fn event(notice: &Notice, instance: &str, now: Timestamp) -> Event {
         },
         event_time: Some(MicroTime(now)),
         action: Some("Connect".to_owned()),
-        reason: Some(REASON.to_owned()),
+        reason: Some(notice.reason.to_owned()),
         note: Some(notice.note.clone()),
         type_: Some("Warning".to_owned()),
         reporting_controller: Some(CONTROLLER.to_owned()),
@@ -163,7 +199,6 @@ fn event(notice: &Notice, instance: &str, now: Timestamp) -> Event {
 #[cfg(test)]
 mod tests {
     use super::super::limits::Limits;
-    use super::super::refusal::Cause;
     use super::super::sandboxes::tests::sandbox;
     use super::*;
 
@@ -176,8 +211,8 @@ mod tests {
             let refusal = Refusal::new(cause, "\u{e4}".repeat(1000));
             notices.refused(&live, &sandbox, "evil.example:443", &refusal);
         };
-        tell(Cause::DialFailed);
-        assert!(received.try_recv().is_err(), "the state of the world is no denial");
+        tell(Cause::Draining);
+        assert!(received.try_recv().is_err(), "another gateway may take it");
         tell(Cause::AddressRefused);
         tell(Cause::AddressRefused);
         let notice = received.try_recv().unwrap();
@@ -191,12 +226,39 @@ mod tests {
     }
 
     #[test]
+    fn the_owner_hears_of_what_is_allowed_and_fails() {
+        let sandbox = Arc::new(sandbox(1, &[]));
+        let live = Live::new(Arc::clone(&sandbox), &Limits::default());
+        let (notices, mut received) = channel();
+        for (cause, reason, note) in [
+            (Cause::ResolutionFailed, "EgressFailed", "a.example:443 not reached (ResolutionFailed): no"),
+            (Cause::Policy(Reason::NoRule), "EgressDenied", "a.example:443 refused (NoRule): no"),
+        ] {
+            notices.refused(&live, &sandbox, "a.example:443", &Refusal::new(cause, "no"));
+            let notice = received.try_recv().unwrap();
+            assert_eq!((notice.reason, notice.note.as_str()), (reason, note));
+        }
+        notices.refused(&live, &sandbox, "b.example:443", &Refusal::new(Cause::DialFailed, "no"));
+        assert!(received.try_recv().is_err(), "failures have one minute together");
+    }
+
+    #[test]
     fn the_owner_hears_once_a_minute() {
         let (kind, start) = (Kind::default(), Instant::now());
-        assert_eq!(kind.count(start, 1), Some(0));
-        assert_eq!(kind.count(start + Duration::from_secs(59), 3), None);
-        assert_eq!(kind.count(start + Duration::from_secs(60), 1), Some(3));
-        assert_eq!(kind.count(start + Duration::from_secs(120), 1), Some(0));
+        let unheard = |count, targets: &[&str]| {
+            Some(Unheard { count, targets: targets.iter().map(ToString::to_string).collect() })
+        };
+        assert_eq!(kind.count(start, 1, "a"), unheard(0, &[]));
+        for (target, count) in [("a", 3), ("b", 1), ("b", 1), ("c", 1)] {
+            assert_eq!(kind.count(start + Duration::from_secs(59), count, target), None);
+        }
+        assert_eq!(kind.count(start + Duration::from_secs(60), 1, "a"), unheard(6, &["b", "c"]));
+        assert_eq!(kind.count(start + Duration::from_secs(120), 1, "a"), unheard(0, &[]));
+        for n in 0..1000 {
+            assert_eq!(kind.count(start + Duration::from_secs(121), 1, &n.to_string()), None);
+        }
+        let Unheard { count, targets } = kind.count(start + Duration::from_mins(4), 1, "a").unwrap();
+        assert_eq!((count, targets.len()), (1000, NAMED));
     }
 
     #[test]
@@ -227,8 +289,8 @@ mod tests {
         }
         for live in [gateway_first, pod_first] {
             let later = Instant::now() + EVERY;
-            let unheard = (live.told().by_gateway.count(later, 1), live.told().by_pod.count(later, 1));
-            assert_eq!(unheard, (Some(2), Some(4)));
+            let unheard = |kind: &Kind| kind.count(later, 1, "").map(|unheard| unheard.count);
+            assert_eq!((unheard(&live.told().denied), unheard(&live.told().in_pod)), (Some(2), Some(4)));
         }
     }
 
