@@ -226,7 +226,7 @@ fn one_mount(
     match kind {
         0 => {
             mount.read_only = Some(false);
-            mount.empty_dir = Some(EmptyDirSource { size_limit: "64Mi".to_owned() });
+            mount.empty_dir = Some(EmptyDirSource { size_limit: "1Mi".to_owned() });
         }
         1 => mount.persistent_volume_claim = Some(ClaimSource { claim_name: name, sub_path }),
         kind => {

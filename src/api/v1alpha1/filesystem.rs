@@ -73,7 +73,7 @@ impl Mount {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EmptyDirSource {
-    /// Largest size, such as `256Mi`.
+    /// Largest size, such as `256Mi`; at most `resources.ephemeralStorage`.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message("sizeLimit must be a quantity of bytes above 0, such as 256Mi"))]
     pub size_limit: String,

@@ -25,7 +25,7 @@ pub struct Resources {
     #[serde(default = "default_pids")]
     #[x_kube(validation = Rule::new("self >= 4 && self <= 32768").message("resources.pids must be from 4 to 32768"))]
     pub pids: i64,
-    /// What the scheduler sets aside, where that is less than the limits.
+    /// What the scheduler sets aside, where that is less than the limits. Without it all of them are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Requests>,
 }

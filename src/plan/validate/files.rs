@@ -18,7 +18,12 @@ pub struct ValidatedMount {
 /// Directories that no mount may cover: what runtimes mount themselves, and the operator's own.
 const GUARDED: [&str; 4] = ["/proc", "/sys", "/dev", "/.agentsandbox"];
 
-pub(super) fn check(filesystem: Option<&Filesystem>, refusals: &mut Refusals) -> Vec<ValidatedMount> {
+/// Checks the mounts; `disk` is what the agent may write in all.
+pub(super) fn check(
+    filesystem: Option<&Filesystem>,
+    disk: &str,
+    refusals: &mut Refusals,
+) -> Vec<ValidatedMount> {
     let mounts = filesystem.map_or(&[][..], |f| f.mounts.as_slice());
     refusals.check(mounts.len() <= 32, "spec.filesystem.mounts", "must be at most 32 mounts");
     let mut valid = Vec::new();
@@ -37,6 +42,7 @@ pub(super) fn check(filesystem: Option<&Filesystem>, refusals: &mut Refusals) ->
                 ),
             );
         }
+        check_size(mount, disk, &field, refusals);
         if let Some(source) = check_source(mount, &field, refusals) {
             valid.push(ValidatedMount { mount: mount.clone(), source });
         }
@@ -81,6 +87,17 @@ fn inside(path: &str, directory: &str) -> bool {
 
 fn overlap(a: &str, b: &str) -> bool {
     inside(a, b) || inside(b, a)
+}
+
+/// The kubelet counts every emptyDir on the limit of the whole: one that is larger could never be filled.
+fn check_size(mount: &Mount, disk: &str, field: &str, refusals: &mut Refusals) {
+    let Some(size) = mount.empty_dir.as_ref().map(|source| &source.size_limit) else { return };
+    let (Ok(bytes), Ok(most)) = (bytes_of(size), bytes_of(disk)) else { return };
+    refusals.check(
+        bytes <= most,
+        &format!("{field}.emptyDir.sizeLimit"),
+        &format!("must be at most resources.ephemeralStorage ({disk}), on which it counts; raise that or write less"),
+    );
 }
 
 /// The mount's one source, as it is recorded.

@@ -88,7 +88,7 @@ pub fn validate(
     let identity = identity(sandbox, &mut refusals);
     text::check(spec, &mut refusals);
     let limits = limits::check(spec, &mut refusals);
-    let mounts = files::check(spec.filesystem.as_ref(), &mut refusals);
+    let mounts = files::check(spec.filesystem.as_ref(), &spec.resources.ephemeral_storage, &mut refusals);
     let egress = egress::check(spec.network.as_ref(), &identity.namespace, observed, settings, &mut refusals);
     check_runtime_class(spec, settings, &mut refusals);
     let user_namespace = user_namespace(spec, settings, &mut refusals);

@@ -127,6 +127,11 @@ fn bad_specs_are_refused_at_their_field() {
             "spec.filesystem.mounts[0].readOnly",
         ),
         (
+            files(&[json!({"path": "/a", "readOnly": false, "emptyDir": {"sizeLimit": "1025Mi"}})]),
+            "InvalidSpec",
+            "spec.filesystem.mounts[0].emptyDir.sizeLimit",
+        ),
+        (
             files(&[json!({"path": "/a", "readOnly": true, "emptyDir": {"sizeLimit": "1Mi"}})]),
             "InvalidSpec",
             "spec.filesystem.mounts[0].readOnly",
