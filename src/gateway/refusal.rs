@@ -134,6 +134,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_guide_has_every_word() {
+        let guide = include_str!("../../docs/operations.md");
+        let sources = [
+            include_str!("refusal.rs"),
+            include_str!("connection.rs"),
+            include_str!("../policy/decision.rs"),
+        ];
+        let words: Vec<&str> = sources
+            .iter()
+            .flat_map(|source| source.lines())
+            .filter_map(|line| line.trim().strip_suffix("\",")?.split_once("=> \""))
+            .map(|(_, word)| word)
+            .filter(|word| word.chars().all(char::is_alphanumeric))
+            .collect();
+        assert!(words.len() > 25, "{words:?}");
+        for word in words {
+            assert!(
+                guide.contains(&format!("`{word}`")),
+                "docs/operations.md does not say what `{word}` means"
+            );
+        }
+    }
+
+    #[test]
     fn a_refusal_names_the_host_and_says_how_to_ask() {
         let decision = Decision::deny(Reason::NoRule, None);
         let name = "evil.example".parse().unwrap();
