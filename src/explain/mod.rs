@@ -5,6 +5,7 @@ mod answer;
 mod by_address;
 mod by_name;
 mod live;
+mod loopback;
 mod services;
 mod target;
 
@@ -64,7 +65,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "file")]
     pub context: Option<String>,
     /// Where to: https://host, https://host:8443/path, http://host/path, tcp://host:22, udp://198.51.100.7:53, or
-    /// host:port for whether it may be connected to at all. The host may be an address.
+    /// host:port for whether it may be connected to at all; host alone is https://host. The host may be an address.
     #[arg(long, value_name = "TARGET")]
     #[allow(rustdoc::bare_urls, reason = "the text is the command's help")]
     pub to: String,

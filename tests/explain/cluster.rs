@@ -188,6 +188,22 @@ fn a_name_that_is_not_there_is_said_in_words() {
 }
 
 #[test]
+fn without_a_cluster_the_ways_to_ask_are_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let absent = directory.path().join("config");
+    for more in [&[][..], &["--context", "own"]] {
+        let arguments = [&["explain", "fix", "--to", "https://api.example"], more].concat();
+        let ran = run(Path::new(PROGRAM), &arguments, &[("KUBECONFIG", &absent)], "");
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+        assert!(
+            ran.err.ends_with("; set KUBECONFIG or --context, or ask of a file with -f\n"),
+            "{}",
+            ran.err
+        );
+    }
+}
+
+#[test]
 fn one_that_the_operator_refuses_is_denied() {
     let mut object = sandbox("fix", &rules());
     let accepted = |status: &str| json!({"type": "Accepted", "status": status, "reason": "ReservedAddress", "message": "it overlaps", "lastTransitionTime": "2026-11-01T00:00:00Z"});
@@ -216,6 +232,8 @@ fn one_that_is_refused_while_its_agent_runs_holds_in_part() {
         ("https://evil.example", 1),
         ("198.51.100.7:443", 2),
         ("198.51.100.7:444", 1),
+        ("127.0.0.1:8080", 0),
+        ("127.64.0.1:3128", 0),
     ] {
         let ran = Cluster::with(&object).explain(Path::new(PROGRAM), &["fix", "--to", to]);
         assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{to}: {}", ran.out);
@@ -244,4 +262,6 @@ fn as_a_plugin_of_kubectl_it_is_the_same_program() {
     assert!(ran.out.contains("in force:    not yet: the sandbox has no status.policyDigest"), "{}", ran.out);
     let help = cluster.explain(&plugin, &["--help"]);
     assert!(help.out.contains("Usage: kubectl agentsandbox explain"), "{}", help.out);
+    assert!(help.out.contains("\n  kubectl agentsandbox explain -f sandbox.yaml"), "{}", help.out);
+    assert!(!help.out.contains("\n  agentsandbox "), "{}", help.out);
 }

@@ -34,6 +34,7 @@ fn rules() -> Value {
 #[case("https://API.EXAMPLE.", &[], 0, "api.example:443 by TLS: allowed")]
 #[case("https://api.example", &["--ech"], 1, "EchNotAllowed")]
 #[case("tcp://api.example:443", &[], 1, "ProtocolNotAllowed")]
+#[case("https://mirror.example:80", &[], 1, "mirror.example:80: it has http: and takes plain HTTP only\n")]
 #[case("https://evil.example", &[], 1, "NoRule")]
 #[case("http://mirror.example/debian/x", &[], 0, "AllowedByRule")]
 #[case("http://mirror.example/debian/x", &["--method", "PUT"], 1, "MethodNotAllowed")]
@@ -121,18 +122,73 @@ fn what_only_a_cluster_knows_refuses_nothing() {
     assert!(ran.out.contains("Service team-a/model at port 80"), "{}", ran.out);
 }
 
+/// Of the rule that decides beside it, of others on standard error.
 #[test]
-fn a_wide_rule_is_warned_of_on_standard_error() {
-    let rules = json!([{"host": "**.co.uk", "ports": [443]}]);
-    let ran = explain(&["-f", "-", "--to", "https://a.co.uk"], &sandbox("fix", &rules).to_string());
-    assert_eq!(ran.code, Some(0));
-    assert!(ran.err.starts_with("warning: spec.network.egress[0].host: `**.co.uk`"), "{}", ran.err);
+fn a_rule_that_is_seldom_meant_is_warned_of() {
+    let rules = json!([
+        {"host": "**.co.uk", "ports": [443]}, {"host": "kubernetes.default.svc", "ports": [443]},
+    ]);
+    let ask = |to: &str| explain(&["-f", "-", "--to", to], &sandbox("fix", &rules).to_string());
+    for (to, own, other) in [
+        (
+            "https://a.co.uk",
+            "`**.co.uk` means every name",
+            "egress[1].host: `kubernetes.default.svc` is a name",
+        ),
+        (
+            "https://kubernetes.default.svc",
+            "`kubernetes.default.svc` is a name of",
+            "egress[0].host: `**.co.uk` means",
+        ),
+    ] {
+        let ran = ask(to);
+        assert_eq!(ran.code, Some(0));
+        assert!(ran.out.contains(&format!("  warning:     {own}")), "{}", ran.out);
+        assert!(ran.err.starts_with("warning: spec.network.") && ran.err.contains(other), "{}", ran.err);
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+    assert_eq!(ask("https://api.example").err.lines().count(), 2);
+}
+
+#[test]
+fn who_asks_for_what_no_host_rule_opens_is_told_what_to_write() {
+    for (to, said) in [
+        (
+            "https://web.team.svc",
+            "it is a name of the cluster's own, whose addresses the gateway does not dial; for a Service write service: {name: web, namespace: team} instead of host\n",
+        ),
+        (
+            "db:5432",
+            "it has no dot, and the gateway uses no search domains; write the full name, or for a Service service: {name: db} instead of host\n",
+        ),
+        ("http://a.localhost", "it is the sandbox itself, whose own servers need no rule"),
+    ] {
+        let ran = explain(&["-f", "-", "--to", to], &sandbox("fix", &rules()).to_string());
+        assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""), "{}", ran.out);
+        assert!(ran.out.contains(said) && ran.out.contains("  reason:      NoRule: "), "{}", ran.out);
+        assert!(!ran.out.contains("its owner adds"), "{}", ran.out);
+    }
+}
+
+#[rstest]
+#[case(
+    "localhost:8080",
+    0,
+    "localhost:8080: allowed\n  reason:      the sandbox's own loopback; no rule is needed\n"
+)]
+#[case("[::1]:8080", 0, "own loopback")]
+#[case("127.64.1.7:443", 2, "127.64.1.7:443: not known\n")]
+fn the_sandboxs_own_loopback_needs_no_rule(#[case] to: &str, #[case] code: i32, #[case] said: &str) {
+    let ran = explain(&["-f", "-", "--to", to], &sandbox("fix", &rules()).to_string());
+    assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{}", ran.out);
+    assert!(ran.out.contains(said), "{}", ran.out);
 }
 
 #[rstest]
 #[case(&["--to", "https://a"], "NAME")]
 #[case(&["-f", "-"], "--to")]
-#[case(&["-f", "-", "--to", "a"], "no port")]
+#[case(&["-f", "-", "--to", "tcp://a"], "no port")]
+#[case(&["-f", "-", "--to", "*.pythonhosted.org:443"], "ask for one name, such as a.pythonhosted.org")]
 #[case(&["-f", "-", "--to", "gopher://a:1"], "unknown scheme")]
 #[case(&["-f", "absent.yaml", "--to", "https://a"], "absent.yaml")]
 #[case(&["-f", "-", "--to", "https://a", "--reachable-cidr", "10.0.0.0/40"], "--reachable-cidr")]
