@@ -17,12 +17,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde_json::Value;
 
 use crate::{
-    api::v1alpha1::{AgentSandbox, GROUP, VERSION},
+    api::v1alpha1::AgentSandbox,
     policy::{AddressPolicy, shown},
-    render,
+    render::{self, Document},
 };
 
 pub use answer::{Answer, Finding, answer};
@@ -147,18 +146,12 @@ fn explain(options: &Options) -> Result<Answer, String> {
 }
 
 fn from_file(file: &Path, name: Option<&str>) -> Result<AgentSandbox, String> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(&render::read(file)?).map_err(|error| error.to_string())?;
-    let version = format!("{GROUP}/{VERSION}");
-    let is = |document: &Value, field: &str, value: &str| {
-        document.get(field).and_then(Value::as_str).is_some_and(|text| text == value)
-    };
-    let mut found = Vec::new();
-    for document in documents {
-        if is(&document, "kind", "AgentSandbox") && is(&document, "apiVersion", &version) {
-            found.push(render::object::<AgentSandbox>("AgentSandbox", document)?);
-        }
-    }
+    let documents = render::documents(&render::read(file)?)?;
+    let sandboxes = documents.into_iter().filter_map(|document| match document {
+        Document::Sandbox(sandbox) => Some(*sandbox),
+        _ => None,
+    });
+    let mut found: Vec<_> = sandboxes.collect();
     if let Some(name) = name {
         found.retain(|sandbox| sandbox.metadata.name.as_deref() == Some(name));
     }

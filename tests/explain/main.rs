@@ -184,6 +184,25 @@ fn the_sandboxs_own_loopback_needs_no_rule(#[case] to: &str, #[case] code: i32, 
     assert!(ran.out.contains(said), "{}", ran.out);
 }
 
+#[test]
+fn a_list_of_kubectl_is_read_and_another_version_is_said() {
+    let with = |change: fn(&mut Value)| {
+        let mut object = sandbox("fix", &rules());
+        change(&mut object);
+        json!({"apiVersion": "v1", "kind": "List", "items": [object, {"apiVersion": "v1", "kind": "Pod"}]})
+            .to_string()
+    };
+    let ask = |text: &str, name: &str| explain(&[name, "-f", "-", "--to", "api.example"], text);
+    let ran = ask(&with(|_| ()), "fix");
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{}", ran.out);
+    assert!(ran.out.starts_with("api.example:443 by TLS: allowed\n"), "{}", ran.out);
+    let generated = with(|object| object["metadata"] = json!({"generateName": "fix-"}));
+    assert_eq!(ask(&generated, "fix-00000").code, Some(0));
+    let ran = ask(&with(|object| object["apiVersion"] = json!("agentsandbox.dev/v1")), "fix");
+    let said = "agentsandbox explain: kind AgentSandbox has apiVersion `agentsandbox.dev/v1`; write agentsandbox.dev/v1alpha1\n";
+    assert_eq!((ran.code, ran.err.as_str()), (Some(2), said));
+}
+
 #[rstest]
 #[case(&["--to", "https://a"], "NAME")]
 #[case(&["-f", "-"], "--to")]
