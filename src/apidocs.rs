@@ -42,13 +42,24 @@ fn fields(schema: &Value, path: &str, text: &mut String) {
                 .map(|v| format!("`{v}`"))
                 .collect::<Vec<_>>()
                 .join(", "),
-            None => kind.to_owned(),
+            None => format!("{kind}{}", length(field)),
         };
         let _ = writeln!(text, "| `{path}` | {kind} | {default} | {} |", description(field));
         fields(field, &path, text);
         if let Some(items) = field.get("items") {
             fields(items, &format!("{path}[]"), text);
         }
+    }
+}
+
+/// How many items a list has, where the schema bounds that.
+fn length(field: &Value) -> String {
+    let bound = |name: &str| field.get(name).and_then(Value::as_u64);
+    match (bound("minItems"), bound("maxItems")) {
+        (Some(least), Some(most)) => format!(", {least} to {most} items"),
+        (None, Some(most)) => format!(", at most {most} items"),
+        (Some(least), None) => format!(", at least {least} items"),
+        (None, None) => String::new(),
     }
 }
 

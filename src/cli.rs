@@ -54,8 +54,16 @@ pub fn main() -> ExitCode {
 fn parse() -> Cli {
     let called = std::env::args_os().next().unwrap_or_default();
     let plugin = Path::new(&called).file_name().is_some_and(|name| name == "kubectl-agentsandbox");
-    let command = if plugin { Cli::command().bin_name("kubectl agentsandbox") } else { Cli::command() };
+    let command = if plugin { as_plugin(Cli::command()) } else { Cli::command() };
     Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+/// `command` with the name that kubectl gives it, in its examples as well.
+fn as_plugin(command: clap::Command) -> clap::Command {
+    command.bin_name("kubectl agentsandbox").mut_subcommands(|command| {
+        let Some(help) = command.get_after_long_help().map(ToString::to_string) else { return command };
+        command.after_long_help(help.replace("\n  agentsandbox ", "\n  kubectl agentsandbox "))
+    })
 }
 
 fn outcome<E: std::error::Error>(result: Result<(), E>) -> ExitCode {

@@ -195,7 +195,10 @@ fn every_refusal_is_said_and_the_others_objects_are_printed() {
 #[case::empty("", "no AgentSandbox")]
 #[case::no_yaml("a: [", "agentsandbox render: ")]
 #[case::another_kind("apiVersion: v1\nkind: Pod\n", "v1 Pod is neither")]
-#[case::another_version("apiVersion: agentsandbox.dev/v2\nkind: AgentSandbox\n", "neither")]
+#[case::another_version(
+    "apiVersion: agentsandbox.dev/v2\nkind: AgentSandbox\n",
+    "kind AgentSandbox has apiVersion `agentsandbox.dev/v2`; write agentsandbox.dev/v1alpha1\n"
+)]
 #[case::a_field_that_is_not(
     "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {image: a, command: [/a], hostNetwork: true}\n",
     "hostNetwork"
@@ -206,7 +209,7 @@ fn every_refusal_is_said_and_the_others_objects_are_printed() {
 )]
 #[case::a_string_for_a_number(
     "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {image: a, command: [/a], network: {egress: [{host: a.example, ports: [https]}]}}\n",
-    "AgentSandbox: spec.network.egress[0].ports[0]: invalid type: string \"https\", expected i32\n"
+    "AgentSandbox: spec.network.egress[0].ports[0]: invalid type: string \"https\", expected i32; write a number, such as 443; there are no ranges of ports\n"
 )]
 #[case::a_field_that_is_missing(
     "apiVersion: agentsandbox.dev/v1alpha1\nkind: AgentSandbox\nmetadata: {name: a}\nspec: {command: [/a]}\n",
@@ -239,6 +242,49 @@ fn wrong_options_are_unreadable(#[case] arguments: &[&str], #[case] said: &str) 
     let ran = render(arguments, &sandbox(""));
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
     assert!(ran.err.contains(said), "{}", ran.err);
+}
+
+#[rstest]
+#[case(
+    "{host: a.example, ports: [8000-8100]}",
+    "ports[0]",
+    "; write a number, such as 443; there are no ranges of ports"
+)]
+#[case(
+    "{host: a.example, ports: [{port: 443}]}",
+    "ports[0]",
+    "; write a number, such as 443; there are no ranges of ports"
+)]
+#[case("{service: web, ports: [80]}", "service", "; write {name: web}")]
+#[case("pypi.org", "", "; write {host: pypi.org, ports: [443]}")]
+#[case("'https://a b'", "", "; write {host: pypi.org, ports: [443]}")]
+#[case("{host: [a.example, b.example], ports: [443]}", "host", "; write one rule for each")]
+#[case("{cidr: [10.0.0.0/8], ports: [443]}", "cidr", "; write one rule for each")]
+fn a_rule_of_another_shape_is_told_the_right_one(
+    #[case] rule: &str,
+    #[case] field: &str,
+    #[case] said: &str,
+) {
+    let ran = render(&["-f", "-"], &sandbox(&format!("network: {{egress: [{rule}]}}")));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    let dot = if field.is_empty() { "" } else { "." };
+    assert!(ran.err.contains(&format!("spec.network.egress[0]{dot}{field}: invalid type: ")), "{}", ran.err);
+    assert!(ran.err.ends_with(&format!("{said}\n")), "{}", ran.err);
+}
+
+/// What `kubectl get -o yaml` prints, and what `kubectl create` takes.
+#[test]
+fn a_list_and_a_generated_name_are_read() {
+    let item = sandbox(MODEL_RULE).replace("name: fix", "generateName: fix-");
+    let items = [item.as_str(), MODEL.trim_start_matches("---\n")].map(|item| {
+        let lines: Vec<_> = item.lines().map(|line| format!("  {line}")).collect();
+        lines.join("\n").replacen("  ", "- ", 1)
+    });
+    let ran = render(&["-f", "-"], &format!("apiVersion: v1\nkind: List\nitems:\n{}\n", items.join("\n")));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let objects = documents(&ran.out);
+    assert_eq!(objects.len(), 2);
+    assert!(objects[1]["metadata"]["name"].as_str().unwrap().starts_with("fix-00000-"), "{}", ran.out);
 }
 
 /// kubectl reads YAML 1.1, in which these are no strings unless they are quoted.

@@ -3,11 +3,12 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{Endpoint, Said, Services, Target, accepted, by_address, by_name};
+use super::{Endpoint, Said, Services, Target, accepted, by_address, by_name, loopback};
 use crate::{
     api::v1alpha1::{AgentSandbox, EgressRule},
     policy::{
-        Accepted, AddressPolicy, AppProtocol, Decision, EffectivePolicy, HostName, PolicyWarning, Reason,
+        Accepted, AddressPolicy, AppProtocol, Decision, EffectivePolicy, HostName, HostRule, PolicyWarning,
+        Reason,
     },
 };
 
@@ -77,7 +78,8 @@ impl Answer {
     /// and of the others the policy has those that are right, which only the operator knows.
     pub(super) fn refuse_in_part(&mut self, target: &Target, reason: &str) {
         self.say("refused", reason);
-        if self.finding == Finding::Allowed && matches!(target.endpoint, Endpoint::Address(_)) {
+        let by_policy = matches!(target.endpoint, Endpoint::Address(address) if !loopback::has(address));
+        if self.finding == Finding::Allowed && by_policy {
             self.finding = Finding::Unknown;
         }
     }
@@ -127,28 +129,34 @@ pub(super) fn by_rules(
     };
     let rules = network.map_or(&[][..], |n| n.egress.as_slice());
     let own = sandbox.metadata.namespace.as_deref();
-    let mut answer = match &target.endpoint {
-        Endpoint::Invalid(_, error) => {
+    let mut warnings = PolicyWarning::all(network);
+    let mut answer = match (loopback::answer(target), &target.endpoint) {
+        (Some(answer), _) => answer,
+        (None, Endpoint::Invalid(_, error)) => {
             let decision = Decision::deny(Reason::InvalidName, None);
             Answer::decided(target, &decision, &format!("this has {error}"))
         }
-        Endpoint::Address(address) => by_address::answer(rules, own, *address, target, services),
-        Endpoint::Host(name) => {
+        (None, Endpoint::Address(address)) => by_address::answer(rules, own, *address, target, services),
+        (None, Endpoint::Host(name)) => {
             let decision = decide(&policy, name, target);
-            let service = || by_name::advice(rules, own, name, services);
-            let message = match target.said {
-                Said::Udp if decision.rule.is_some() => {
-                    "host rules carry TCP only; for UDP write cidr".to_owned()
+            let rule = policy.rules().iter().find(|rule| Some(rule.index) == decision.rule);
+            let message = match (&target.said, rule) {
+                (Said::Udp, Some(_)) => "host rules carry TCP only; for UDP write cidr".to_owned(),
+                (_, Some(rule)) if decision.reason == Reason::ProtocolNotAllowed => {
+                    other_protocol(rule, name, target.port)
                 }
-                _ if decision.reason == Reason::NoRule => {
-                    service().unwrap_or_else(|| decision.message(name, target.port))
-                }
+                (_, None) => by_name::advice(rules, own, name, services)
+                    .unwrap_or_else(|| decision.message(name, target.port)),
                 _ => decision.message(name, target.port),
             };
             let mut answer = Answer::decided(target, &decision, &message);
             say_rule(&mut answer, rules, decision.rule);
+            // Where people look: it may say that what is allowed leads nowhere.
+            for warning in warnings.extract_if(.., |warning| Some(warning.rule) == decision.rule) {
+                answer.say("warning", &warning.message);
+            }
             if decision.is_allowed() {
-                if let Some(rule) = policy.rules().iter().find(|rule| Some(rule.index) == decision.rule) {
+                if let Some(rule) = rule {
                     answer.say("looked at", &looked_at(&rule.accepted, name, &target.said));
                 }
                 vet(&mut answer, addresses, resolved);
@@ -159,8 +167,21 @@ pub(super) fn by_rules(
         }
     };
     answer.say("policy", policy.digest());
-    answer.warnings.extend(PolicyWarning::all(network).iter().map(ToString::to_string));
+    answer.warnings.extend(warnings.iter().map(ToString::to_string));
     answer
+}
+
+/// What `rule` takes instead of what was asked about.
+fn other_protocol(rule: &HostRule, name: &HostName, port: u16) -> String {
+    let takes = match &rule.accepted {
+        Accepted::Http { .. } => "it has http: and takes plain HTTP only",
+        Accepted::Tls { .. } => "it has tls: and takes TLS only",
+        // The former takes anything, and refuses no protocol.
+        Accepted::Anything | Accepted::TlsAndHttp => {
+            "it takes TLS and plain HTTP only; with `protocol: TCP` it would take anything"
+        }
+    };
+    format!("spec.network.egress[{}] does not take this protocol on {name}:{port}: {takes}", rule.index)
 }
 
 fn decide(policy: &EffectivePolicy, name: &HostName, target: &Target) -> Decision {

@@ -58,11 +58,11 @@ async fn sandbox(
     context: Option<String>,
 ) -> Result<(Client, AgentSandbox), String> {
     let mut config = match context {
-        None => Config::infer().await.map_err(|error| error.to_string())?,
+        None => Config::infer().await.map_err(|error| no_cluster(&error))?,
         context @ Some(_) => {
             let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-            let file = Kubeconfig::read().map_err(|error| error.to_string())?;
-            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| error.to_string())?
+            let file = Kubeconfig::read().map_err(|error| no_cluster(&error))?;
+            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| no_cluster(&error))?
         }
     };
     config.default_retry = false;
@@ -73,6 +73,11 @@ async fn sandbox(
         Ok(sandbox) => Ok((client, sandbox)),
         Err(error) => Err(format!("{}/{}: {}", shown(&namespace), shown(name), unread(&error))),
     }
+}
+
+/// Why it is not known which cluster is meant, and what to do.
+fn no_cluster(error: &impl std::fmt::Display) -> String {
+    format!("{error}; set KUBECONFIG or --context, or ask of a file with -f")
 }
 
 /// A Service, and where its Pods are.

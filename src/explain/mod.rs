@@ -5,6 +5,7 @@ mod answer;
 mod by_address;
 mod by_name;
 mod live;
+mod loopback;
 mod services;
 mod target;
 
@@ -16,12 +17,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde_json::Value;
 
 use crate::{
-    api::v1alpha1::{AgentSandbox, GROUP, VERSION},
+    api::v1alpha1::AgentSandbox,
     policy::{AddressPolicy, shown},
-    render,
+    render::{self, Document},
 };
 
 pub use answer::{Answer, Finding, answer};
@@ -64,7 +64,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "file")]
     pub context: Option<String>,
     /// Where to: https://host, https://host:8443/path, http://host/path, tcp://host:22, udp://198.51.100.7:53, or
-    /// host:port for whether it may be connected to at all. The host may be an address.
+    /// host:port for whether it may be connected to at all; host alone is https://host. The host may be an address.
     #[arg(long, value_name = "TARGET")]
     #[allow(rustdoc::bare_urls, reason = "the text is the command's help")]
     pub to: String,
@@ -146,18 +146,12 @@ fn explain(options: &Options) -> Result<Answer, String> {
 }
 
 fn from_file(file: &Path, name: Option<&str>) -> Result<AgentSandbox, String> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(&render::read(file)?).map_err(|error| error.to_string())?;
-    let version = format!("{GROUP}/{VERSION}");
-    let is = |document: &Value, field: &str, value: &str| {
-        document.get(field).and_then(Value::as_str).is_some_and(|text| text == value)
-    };
-    let mut found = Vec::new();
-    for document in documents {
-        if is(&document, "kind", "AgentSandbox") && is(&document, "apiVersion", &version) {
-            found.push(render::object::<AgentSandbox>("AgentSandbox", document)?);
-        }
-    }
+    let documents = render::documents(&render::read(file)?)?;
+    let sandboxes = documents.into_iter().filter_map(|document| match document {
+        Document::Sandbox(sandbox) => Some(*sandbox),
+        _ => None,
+    });
+    let mut found: Vec<_> = sandboxes.collect();
     if let Some(name) = name {
         found.retain(|sandbox| sandbox.metadata.name.as_deref() == Some(name));
     }

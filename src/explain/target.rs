@@ -1,7 +1,7 @@
 //! What is asked about.
 use std::{fmt, net::IpAddr};
 
-use crate::policy::{HostName, HostNameError, shown};
+use crate::policy::{HostName, HostNameError, HostPattern, shown};
 
 /// What is asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +78,14 @@ impl Target {
         };
         let (host, port) =
             split_port(authority).ok_or_else(|| wrong("an address of IPv6 that is not between [ and ]"))?;
+        if let Ok(HostPattern::OneLabel(base) | HostPattern::AnyDepth(base)) = host.parse() {
+            return Err(format!("`{}` is many names; ask for one name, such as a.{base}", shown(host)));
+        }
+        // A host alone is most likely the one of a URL.
+        let (said, default) = match (&said, port) {
+            (Said::Nothing, None) if !host.is_empty() => (Said::Tls { ech }, Some(443)),
+            _ => (said, default),
+        };
         let port = match (port, default) {
             (Some(port), _) => port.parse().ok().filter(|port| *port > 0),
             (None, default) => default,
@@ -154,6 +162,8 @@ mod tests {
             ("https://[2001:db8::7]", "[2001:db8::7]:443 by TLS"),
             ("https://user@api.example", "user@api.example:443 by TLS"),
             ("127.1:80", "127.1:80"),
+            ("pypi.org", "pypi.org:443 by TLS"),
+            ("[2001:db8::7]", "[2001:db8::7]:443 by TLS"),
         ] {
             assert_eq!(parsed(text), read, "{text}");
         }
@@ -165,12 +175,16 @@ mod tests {
     fn what_is_no_target_is_refused() {
         for (text, said) in [
             ("", "no port"),
-            ("api.example", "no port"),
             ("api.example:", "no port"),
             ("api.example:0", "no port"),
             ("api.example:65536", "no port"),
             ("https://api.example:x", "no port"),
             ("tcp://api.example", "no port"),
+            (
+                "*.pythonhosted.org:443",
+                "`*.pythonhosted.org` is many names; ask for one name, such as a.pythonhosted.org",
+            ),
+            ("https://**.example", "such as a.example"),
             ("tcp://api.example:22/a", "a path without"),
             ("api.example:443/a", "a path without"),
             ("ftp://api.example:21", "unknown scheme"),

@@ -1,7 +1,7 @@
 //! Decisions and their reasons.
 use std::fmt;
 
-use super::HostName;
+use super::{HostName, warning};
 
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,14 +107,19 @@ impl Decision {
         };
         match self.reason {
             Reason::AllowedByRule => format!("{rule} allows {name}:{port}"),
-            Reason::NoRule => format!(
-                "no rule of this sandbox names {name}; to allow it, its owner adds {{host: {name}, ports: [{port}]}} to {rule}"
-            ),
+            Reason::NoRule => match warning::no_help(name) {
+                Some(why) => {
+                    format!("no rule of this sandbox names {name}, and a host rule would not help: it {why}")
+                }
+                None => format!(
+                    "no rule of this sandbox names {name}; to allow it, its owner adds {{host: {name}, ports: [{port}]}} to {rule}"
+                ),
+            },
             Reason::PortNotAllowed => format!(
                 "{rule} names {name}, but not its port {port}; to allow it, the sandbox's owner adds {port} to the ports of the rule"
             ),
             Reason::ProtocolNotAllowed => format!(
-                "{rule} does not take this protocol on {name}:{port}: without http, tls or protocol a rule takes TLS and plain HTTP, and `protocol: TCP` takes anything"
+                "{rule} does not take this protocol on {name}:{port}: with http a rule takes plain HTTP only, with tls TLS only, without both and without protocol either of the two, and with `protocol: TCP` anything"
             ),
             Reason::EchNotAllowed => format!(
                 "the TLS hello to {name}:{port} may carry another, encrypted server name (ECH), which {rule} does not allow; turn it off in the client, or the sandbox's owner writes tls: {{allowEncryptedClientHello: true}}"

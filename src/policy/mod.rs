@@ -11,6 +11,7 @@ pub mod reserved;
 mod rule;
 mod shown;
 mod warning;
+mod wrong_host;
 
 pub use address::{AddressClass, AddressPolicy};
 pub use decision::{AppProtocol, Decision, Reason, Verdict};

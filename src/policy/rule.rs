@@ -1,6 +1,6 @@
 //! Rules for host names, checked.
-use super::{HostName, HostNameError, HostPattern, HostPatternError, PathPrefix, shown};
-use crate::api::v1alpha1::{EgressRule, HttpRule, NetworkLimits, Protocol, bytes_of, hint_of_bytes};
+use super::{HostName, HostPattern, PathPrefix, wrong_host::wrong_host};
+use crate::api::v1alpha1::{EgressRule, HttpRule, NetworkLimits, Protocol, bytes_of, wrong_bytes};
 
 /// Least of `limits.egressBytes`: less would not carry a TLS handshake.
 const LEAST_BYTES: i64 = 1 << 10;
@@ -117,41 +117,6 @@ impl HostRule {
     }
 }
 
-/// What is wrong with `host`, and what to write instead.
-fn wrong_host(host: &str, error: HostPatternError) -> String {
-    let instead = match error {
-        HostPatternError::Star | HostPatternError::Character(_) if scheme(host).is_some() => {
-            let scheme = scheme(host).unwrap_or_default();
-            let ports = match scheme {
-                "https" => "ports: [443]",
-                "http" => "ports: [80]",
-                _ => "its port into ports",
-            };
-            format!("; leave {scheme}:// out and write {ports}")
-        }
-        HostPatternError::Star if matches!(host, "*" | "**") => {
-            "; no rule means every host; list the names".to_owned()
-        }
-        HostPatternError::TrailingDot => {
-            format!("; write `{}`", shown(host.strip_suffix('.').unwrap_or(host)))
-        }
-        HostPatternError::Star | HostPatternError::Character(_) => {
-            "; write the exact name (api.example), *.example for one label before it, or **.example for any number of labels"
-                .to_owned()
-        }
-        HostPatternError::Name(HostNameError::Address) => "; for addresses write cidr".to_owned(),
-        HostPatternError::Name(_) => String::new(),
-    };
-    format!("`{}` has {error}{instead}", shown(host))
-}
-
-/// The scheme that `host` begins with, as a URL does.
-fn scheme(host: &str) -> Option<&str> {
-    let (scheme, _) = host.split_once("://")?;
-    let plain = (1..=16).contains(&scheme.len()) && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    plain.then_some(scheme)
-}
-
 fn accepted_http(http: &HttpRule) -> Result<Accepted, (&'static str, String)> {
     let HttpRule { methods, path_prefixes } = http;
     let plain = |method: &String| {
@@ -184,10 +149,7 @@ pub fn bytes_of_limits(limits: Option<&NetworkLimits>) -> Result<Option<i64>, Po
         Ok(bytes) if bytes >= LEAST_BYTES => Ok(Some(bytes)),
         _ => Err(PolicyError {
             field: "spec.network.limits.egressBytes".to_owned(),
-            message: format!(
-                "must be a quantity of at least 1Ki without exponent, such as 500Mi{}",
-                hint_of_bytes(text)
-            ),
+            message: wrong_bytes(text, "at least 1Ki", "500Mi"),
         }),
     }
 }

@@ -1,11 +1,17 @@
 //! Rules that are allowed and seldom meant.
-use super::{EffectivePolicy, HostPattern, HostRule, shown};
+use super::{EffectivePolicy, HostName, HostPattern, HostRule, shown};
 use crate::api::v1alpha1::{EgressRule, Network};
+
+/// Why `localhost` needs no rule and has no use for one.
+const OWN_LOOPBACK: &str =
+    "is the sandbox itself, whose own servers need no rule, and the gateway dials no loopback address";
 
 /// What an object may say and seldom means.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
 pub struct PolicyWarning {
+    /// Index of the rule in `spec.network.egress`.
+    pub rule: usize,
     /// Path of the field.
     pub field: String,
     /// What it means and what to write instead.
@@ -27,20 +33,39 @@ impl PolicyWarning {
             "means every name under a public suffix, which anybody may register; list the names that are needed"
                 .to_owned()
         } else if under(pattern, "localhost") {
-            "is the sandbox itself, whose own servers need no rule, and the gateway dials no loopback address; leave the rule out"
-                .to_owned()
+            format!("{OWN_LOOPBACK}; leave the rule out")
         } else if let Some((of_service, command)) = named_service(pattern, all) {
             format!(
                 "is the name of the Service that spec.network.egress[{of_service}] opens by address, which a sandbox does not resolve; leave this rule out and give the agent the ClusterIP ({command})"
             )
         } else {
-            let service = service(pattern)?;
-            format!(
-                "is a name of the cluster's own, whose addresses the gateway does not dial; for a Service write service: {service} instead of host"
-            )
+            useless(pattern)?
         };
         let message = format!("`{}` {message}", shown(&pattern.to_string()));
-        Some(Self { field: format!("spec.network.egress[{index}].host"), message })
+        Some(Self { rule: *index, field: format!("spec.network.egress[{index}].host"), message })
+    }
+}
+
+/// Why no host rule helps who asks for `name`, and what to write instead, where that is so.
+pub(super) fn no_help(name: &HostName) -> Option<String> {
+    useless(&HostPattern::Exact(name.clone()))
+}
+
+/// Why a rule for `pattern` leads nowhere, and what to write instead, where that is so.
+fn useless(pattern: &HostPattern) -> Option<String> {
+    if under(pattern, "localhost") {
+        return Some(OWN_LOOPBACK.to_owned());
+    }
+    if let Some(service) = service(pattern) {
+        return Some(format!(
+            "is a name of the cluster's own, whose addresses the gateway does not dial; for a Service write service: {service} instead of host"
+        ));
+    }
+    match pattern {
+        HostPattern::Exact(name) if !name.as_str().contains('.') => Some(format!(
+            "has no dot, and the gateway uses no search domains; write the full name, or for a Service service: {{name: {name}}} instead of host"
+        )),
+        _ => None,
     }
 }
 
@@ -113,6 +138,10 @@ mod tests {
             ("**.svc", "{name: NAME, namespace: NAMESPACE}"),
             ("**.cluster.local", "{name: NAME, namespace: NAMESPACE}"),
             ("10-0-0-1.team.pod.cluster.local", "{name: NAME, namespace: NAMESPACE}"),
+            (
+                "db",
+                "`db` has no dot, and the gateway uses no search domains; write the full name, or for a Service service: {name: db} instead of host",
+            ),
         ] {
             let warning = warning(host).unwrap_or_else(|| panic!("{host}"));
             assert_eq!(warning.field, "spec.network.egress[3].host");
@@ -145,13 +174,30 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_such_a_name_is_told_the_same() {
+        let told = |name: &str| no_help(&name.parse().unwrap());
+        for (name, said) in [
+            ("localhost", "is the sandbox itself"),
+            ("web.team.svc", "write service: {name: web, namespace: team} instead of host"),
+            ("db", "service: {name: db}"),
+        ] {
+            assert!(told(name).is_some_and(|told| told.contains(said)), "{name}");
+        }
+        // The name itself is not under a public suffix, and may be anybody's.
+        for name in ["a.github.io", "co.uk", "api.example"] {
+            assert_eq!(told(name), None, "{name}");
+        }
+    }
+
+    #[test]
     fn what_only_looks_like_it_is_not() {
         for host in [
             "api.example",
             "svc.example",
             "web.svc.example",
-            "notsvc",
-            "notlocalhost",
+            "a.notsvc",
+            "a.notlocalhost",
+            "*.corp",
             "localhost.example",
             "mycluster.local",
             "printer.local",

@@ -1,21 +1,19 @@
 //! `agentsandbox render`: the objects of a sandbox, or its refusals, without a cluster.
-use std::{
-    collections::BTreeMap,
-    io::{Read as _, Write as _},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+mod documents;
+mod hint;
+
+use std::{collections::BTreeMap, io::Write as _, path::PathBuf, process::ExitCode};
 
 use ipnet::IpNet;
-use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::util::intstr::IntOrString};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::{
-    api::v1alpha1::{AgentSandbox, GROUP, VERSION},
+    api::v1alpha1::AgentSandbox,
     plan::{self, GatewaySettings, Observed, ObservedPort, ObservedService, Refusal, Settings},
     policy::{PolicyWarning, shown},
 };
+
+pub(crate) use documents::{Document, documents, read};
 
 /// The uid that stands for the one that only an API server gives.
 const OFFLINE_UID: &str = "offline";
@@ -115,76 +113,24 @@ pub(crate) fn no_reserved_ranges(option: &str) -> String {
     format!("no reserved ranges were given ({option}); the operator may refuse a cidr rule")
 }
 
-/// The text of `file`, or of the standard input where it is `-`.
-pub(crate) fn read(file: &Path) -> Result<String, String> {
-    let mut text = String::new();
-    let result = if file.as_os_str() == "-" {
-        std::io::stdin().read_to_string(&mut text).map(|_| ())
-    } else {
-        std::fs::read_to_string(file).map(|read| text = read)
-    };
-    result.map(|()| text).map_err(|error| format!("{}: {error}", file.display()))
-}
-
-/// The object of `kind` that `document` is; the error names the field.
-pub(crate) fn object<T: DeserializeOwned>(kind: &str, document: Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(document).map_err(|error| {
-        let field = match error.path().to_string() {
-            whole if whole == "." => String::new(),
-            field => format!("{}: ", shown(&field)),
-        };
-        let message = error.inner().to_string();
-        let hint = hint(&field, &message);
-        format!("{kind}: {field}{message}{hint}")
-    })
-}
-
-/// What to write where `field` has a value of another type than it should, as `message` says.
-fn hint(field: &str, message: &str) -> String {
-    // YAML takes `cpu: 1` for a number, which the API server would refuse as well.
-    let bare = ["integer", "floating point", "boolean"];
-    let is_bare = bare.iter().any(|what| message.starts_with(&format!("invalid type: {what}")));
-    let value = message.split('`').nth(1).filter(|_| is_bare);
-    let is_time = ["timeout: ", "startupTimeout: ", "ttlAfterFinished: "].iter().any(|t| field.ends_with(t));
-    match value {
-        // With quotes alone it would be refused for its unit.
-        Some(number) if message.ends_with("expected a string") && is_time => {
-            format!("; write it with a unit: {number}m or {number}s")
-        }
-        Some(_) if message.ends_with("expected a string") => "; write it in quotes".to_owned(),
-        Some(value) if message.ends_with("expected a sequence") => {
-            format!("; write a list, such as [{value}]")
-        }
-        None if message.ends_with("expected a sequence") => {
-            "; write a list: its values between [ and ]".to_owned()
-        }
-        _ => String::new(),
-    }
-}
-
 /// The objects of every AgentSandbox in `text`.
 ///
 /// # Errors
 /// What in the input cannot be read, for a person.
 pub fn render(text: &str, options: &Options) -> Result<Rendered, String> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?;
     let mut services = BTreeMap::new();
     let mut sandboxes = Vec::new();
-    for document in documents.into_iter().filter(|d| !d.is_null()) {
-        let of = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-        match (of("apiVersion").as_str(), of("kind").as_str()) {
-            (version, "AgentSandbox") if version == format!("{GROUP}/{VERSION}") => {
-                sandboxes.push(object::<AgentSandbox>("AgentSandbox", document)?);
-            }
-            ("v1", "Service") => {
-                let service: Service = object("Service", document)?;
+    for document in documents(text)? {
+        match document {
+            Document::Sandbox(sandbox) => sandboxes.push(*sandbox),
+            Document::Service(service) => {
                 let namespace =
                     service.metadata.namespace.clone().unwrap_or_else(|| options.namespace.clone());
                 let name = service.metadata.name.clone().unwrap_or_default();
                 services.insert((namespace, name), ObservedService::from_service(&service));
             }
-            (version, kind) => {
-                return Err(format!("{version} {kind} is neither an AgentSandbox nor a Service"));
+            Document::Other(what) => {
+                return Err(format!("{what} is neither an AgentSandbox nor a Service"));
             }
         }
     }

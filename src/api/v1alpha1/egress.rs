@@ -46,7 +46,7 @@ pub struct EgressRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([*][*]?[.])?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?[.])*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$')").message("host must be a DNS name such as api.example, *.example or **.example; for addresses write cidr"),
+        validation = Rule::new("self.matches('^([*][*]?[.])?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?[.])*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$')").message("host must be a DNS name without scheme, port, path or dot at the end, such as api.example, *.example or **.example; no rule means every host; for addresses write cidr"),
         validation = Rule::new("!self.matches('(^|[.])([0-9]+|0[xX][^.]*)$')").message("host must not be an address or end in a number; for addresses write cidr"),
     )]
     pub host: Option<String>,
@@ -59,7 +59,7 @@ pub struct EgressRule {
     /// IP, for example in `env`; it connects to that and the Service's port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceReference>,
-    /// Ports, 1 to 65535. For a Service: its own ports.
+    /// Up to 16 single ports, 1 to 65535; there are no ranges: for more ports write more rules. For a Service: its own ports.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = Rule::new("self.all(p, p >= 1 && p <= 65535)").message("ports must be from 1 to 65535"))]
     pub ports: Vec<i32>,

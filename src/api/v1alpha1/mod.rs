@@ -15,7 +15,7 @@ pub use egress::{EgressRule, HttpRule, Network, NetworkLimits, Protocol, Service
 pub use env::{EnvVar, EnvVarSource, KeySelector};
 pub use filesystem::{ClaimSource, EmptyDirSource, Filesystem, LandlockMode, Mount, NamedSource};
 pub use isolation::{Isolation, UserNamespaceMode};
-pub use quantity::{QuantityError, bytes_of, hint_of_bytes, millicores_of};
+pub use quantity::{QuantityError, bytes_of, millicores_of, wrong_bytes, wrong_cpu};
 pub use resources::{Requests, Resources};
 pub use status::{
     AgentSandboxStatus, AuditStatus, CheckResult, ContainmentCheck, ContainmentStatus, EgressStatus,

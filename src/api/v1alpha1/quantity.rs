@@ -47,8 +47,32 @@ pub fn bytes_of(text: &str) -> Result<i64, QuantityError> {
     scaled(text, 1.0, text)
 }
 
+/// What is wrong with `text`, which is no number of bytes that is `bound`, such as `at least 1Ki`.
+pub fn wrong_bytes(text: &str, bound: &str, example: &str) -> String {
+    let kind =
+        if has_exponent(text) { "quantity without exponent" } else { "number with Ki, Mi, Gi, k, M or G" };
+    format!("must be a {kind}, {bound}, such as {example}{}", hint_of_bytes(text))
+}
+
+/// What is wrong with `text`, which is no amount of CPU that is `bound`, such as `at least 10m`.
+pub fn wrong_cpu(text: &str, bound: &str, example: &str) -> String {
+    let kind = if has_exponent(text) {
+        "quantity without exponent"
+    } else {
+        "number of CPUs, or of thousandths with m"
+    };
+    format!("must be a {kind}, {bound}, such as {example}")
+}
+
+/// Whether `text` is a number such as `1e3`, which Kubernetes takes for a quantity.
+fn has_exponent(text: &str) -> bool {
+    let before = text.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-'));
+    let number = before.strip_suffix(['e', 'E']).filter(|_| before.len() < text.len());
+    number.is_some_and(|number| number.ends_with(|c: char| c.is_ascii_digit()))
+}
+
 /// What to write instead of `text`, which is no number of bytes, where it is likely what was meant: `m` is for thousandths.
-pub fn hint_of_bytes(text: &str) -> String {
+fn hint_of_bytes(text: &str) -> String {
     match text.strip_suffix('m') {
         Some(number) if (1..=8).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit()) => {
             format!("; {text} is {number} thousandths of a byte: write {number}Mi")
@@ -92,9 +116,29 @@ mod tests {
 
     #[test]
     fn a_small_m_is_told_from_a_large_one() {
+        assert!(
+            wrong_bytes("256m", "above 0", "1Gi")
+                .ends_with("such as 1Gi; 256m is 256 thousandths of a byte: write 256Mi")
+        );
         assert_eq!(hint_of_bytes("256m"), "; 256m is 256 thousandths of a byte: write 256Mi");
         for text in ["256Mi", "m", "1.5m", "-1m", "999999999m", "\u{1b}m"] {
             assert_eq!(hint_of_bytes(text), "", "{text}");
+        }
+    }
+
+    #[test]
+    fn an_exponent_is_named_where_there_is_one() {
+        for text in ["1e9", "1.5E3", "2e-3", "2e+3"] {
+            let told = "must be a quantity without exponent, at least 1Ki, such as 500Mi";
+            assert_eq!(wrong_bytes(text, "at least 1Ki", "500Mi"), told, "{text}");
+            let told = "must be a quantity without exponent, at least 10m, such as 500m or 2";
+            assert_eq!(wrong_cpu(text, "at least 10m", "500m or 2"), told, "{text}");
+        }
+        for text in ["512MB", "some", "e9", "1e", "1 Mi", "", "0"] {
+            let told = "must be a number with Ki, Mi, Gi, k, M or G, at least 1Ki, such as 500Mi";
+            assert_eq!(wrong_bytes(text, "at least 1Ki", "500Mi"), told, "{text}");
+            let told = "must be a number of CPUs, or of thousandths with m, at least 10m, such as 500m or 2";
+            assert_eq!(wrong_cpu(text, "at least 10m", "500m or 2"), told, "{text}");
         }
     }
 

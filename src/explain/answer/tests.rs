@@ -40,6 +40,7 @@ fn an_answer_names_the_rule_and_what_is_looked_at() {
         ("udp://api.example:443", false, &["ProtocolNotAllowed", "TCP only"]),
         ("tcp://git.example:22", true, &["nothing of what is said"]),
         ("http://a.example/v1", false, &["MethodNotAllowed", "egress[2]"]),
+        ("https://a.example:80", false, &["ProtocolNotAllowed", "it has http: and takes plain HTTP only\n"]),
         ("https://other.test", false, &["NoRule", "{host: other.test, ports: [443]}"]),
         ("https://api.example.evil.test", false, &["NoRule"]),
         ("https://user@api.example", false, &["InvalidName", "0x40"]),
@@ -171,6 +172,7 @@ fn a_rule_for_a_service_may_open_an_address() {
 fn what_is_seldom_meant_is_a_warning() {
     let rules = json!([{"host": "api.example", "ports": [443]}, {"host": "*.github.io", "ports": [443]}]);
     let answer = told(&rules, "https://api.example", &[]);
+    assert!(!answer.to_string().contains("warning:"), "{answer}");
     assert_eq!(answer.warnings.len(), 1);
     assert!(answer.warnings[0].starts_with("spec.network.egress[1].host: `*.github.io`"));
 }

@@ -1,7 +1,7 @@
 //! Mounts.
 use super::{Refusals, reason, text::object_name};
 use crate::{
-    api::v1alpha1::{Filesystem, Mount, bytes_of, hint_of_bytes},
+    api::v1alpha1::{Filesystem, Mount, bytes_of, wrong_bytes},
     plan::keyed::MOST_PARTS,
     policy::shown,
 };
@@ -108,10 +108,7 @@ fn check_source(mount: &Mount, field: &str, refusals: &mut Refusals) -> Option<S
         refusals.check(
             matches!(limit, Ok(bytes) if bytes > 0),
             &format!("{field}.emptyDir.sizeLimit"),
-            &format!(
-                "must be a quantity of bytes above 0, such as 256Mi{}",
-                hint_of_bytes(&source.size_limit)
-            ),
+            &wrong_bytes(&source.size_limit, "above 0", "256Mi"),
         );
         refusals.check(
             mount.read_only == Some(false),

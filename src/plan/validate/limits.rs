@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use super::Refusals;
 use crate::api::v1alpha1::{
-    AgentSandboxSpec, GoDuration, QuantityError, Requests, Resources, bytes_of, hint_of_bytes, millicores_of,
+    AgentSandboxSpec, GoDuration, QuantityError, Requests, Resources, bytes_of, millicores_of, wrong_bytes,
+    wrong_cpu,
 };
 
 /// The times of a sandbox, parsed.
@@ -68,7 +69,8 @@ fn check_resources(resources: &Resources, refusals: &mut Refusals) {
                       shown: &str,
                       field: &str,
                       example: &str,
-                      hint: &str| {
+                      wrong: fn(&str, &str, &str) -> String,
+                      text: &str| {
         let field = format!("spec.resources.{field}");
         match value {
             Ok(value) if value >= least => Some(value),
@@ -77,26 +79,22 @@ fn check_resources(resources: &Resources, refusals: &mut Refusals) {
                 None
             }
             Err(_) => {
-                refusals.invalid(
-                    field,
-                    format!(
-                        "must be a quantity of at least {shown} without exponent, such as {example}{hint}"
-                    ),
-                );
+                refusals.invalid(field, wrong(text, &format!("at least {shown}"), example));
                 None
             }
         }
     };
-    let cpu = amount(millicores_of(&resources.cpu), 10, "10m", "cpu", "500m or 2", "");
+    let text = &resources.cpu;
+    let cpu = amount(millicores_of(text), 10, "10m", "cpu", "500m or 2", wrong_cpu, text);
     let mut bytes = |text: &str, least: i64, shown: &str, field: &str, example: &str| {
-        amount(bytes_of(text), least, shown, field, example, &hint_of_bytes(text))
+        amount(bytes_of(text), least, shown, field, example, wrong_bytes, text)
     };
     let memory = bytes(&resources.memory, 16 << 20, "16Mi", "memory", "512Mi");
     bytes(&resources.ephemeral_storage, 1 << 20, "1Mi", "ephemeralStorage", "1Gi");
     let Requests { cpu: asked_cpu, memory: asked_memory } = resources.requests.clone().unwrap_or_default();
     let asked_memory = asked_memory.and_then(|text| bytes(&text, 0, "0", "requests.memory", "128Mi"));
-    let asked_cpu =
-        asked_cpu.and_then(|text| amount(millicores_of(&text), 0, "0", "requests.cpu", "100m", ""));
+    let asked_cpu = asked_cpu
+        .and_then(|text| amount(millicores_of(&text), 0, "0", "requests.cpu", "100m", wrong_cpu, &text));
     for (asked, limit, name) in [(asked_cpu, cpu, "cpu"), (asked_memory, memory, "memory")] {
         let fits = asked.zip(limit).is_none_or(|(asked, limit)| asked <= limit);
         refusals.check(

@@ -259,7 +259,7 @@ fn what_is_often_meant_is_said() {
         (host("https://pypi.org"), "has the character ':'; leave https:// out and write ports: [443]"),
         (host("http://*.example/a"), "; leave http:// out and write ports: [80]"),
         (host("ssh://git.example"), "; leave ssh:// out and write its port into ports"),
-        (host("pypi.org:443"), "; write the exact name (api.example)"),
+        (host("pypi.org:443"), "; write host: pypi.org and ports: [443]"),
         (host("*"), "; no rule means every host; list the names"),
         (host("**"), "; no rule means every host; list the names"),
         (host("a*.example"), "; write the exact name (api.example)"),
@@ -269,6 +269,15 @@ fn what_is_often_meant_is_said() {
         ),
         (json!({"resources": {"memory": "256m"}}), "; 256m is 256 thousandths of a byte: write 256Mi"),
         (json!({"network": {"limits": {"egressBytes": "5m"}}}), ": write 5Mi"),
+        (
+            json!({"resources": {"memory": "512MB"}}),
+            "must be a number with Ki, Mi, Gi, k, M or G, at least 16Mi, such as 512Mi",
+        ),
+        (json!({"resources": {"memory": "1e9"}}), "must be a quantity without exponent, at least 16Mi"),
+        (
+            json!({"resources": {"cpu": "one"}}),
+            "must be a number of CPUs, or of thousandths with m, at least 10m",
+        ),
     ] {
         let refused = validate(&sandbox(&spec), &observed(), &settings).unwrap_err();
         assert!(refused[0].message.contains(said), "{}", refused[0].message);

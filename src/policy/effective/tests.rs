@@ -215,6 +215,22 @@ fn every_refusal_says_what_to_do() {
     assert!(text.ends_with("adds {host: api.example, ports: [443]} to spec.network.egress"), "{text}");
 }
 
+/// A rule for it would get a warning and lead nowhere.
+#[test]
+fn nobody_is_told_to_write_a_host_rule_that_does_not_help() {
+    for (host, said) in [
+        ("localhost", "a host rule would not help: it is the sandbox itself"),
+        ("kubernetes.default.svc", "write service: {name: kubernetes, namespace: default} instead of host"),
+        (
+            "db",
+            "it has no dot, and the gateway uses no search domains; write the full name, or for a Service",
+        ),
+    ] {
+        let text = Decision::deny(Reason::NoRule, None).message(&name(host), 443);
+        assert!(text.contains(said) && !text.contains("adds {host") && text.len() < 300, "{text}");
+    }
+}
+
 /// What one rule says of one request, as the documentation of the fields puts it.
 fn naive_allows(rule: &EgressRule, host: &str, port: u16, said: &Said) -> bool {
     let Some(pattern) = &rule.host else { return false };
