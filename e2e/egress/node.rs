@@ -1,6 +1,7 @@
 //! E7: what listens on the Pod's own node. Kubernetes lets traffic between a Pod and its node pass whatever a policy says,
 //! and some plug-ins take it by the word.
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::json;
 
@@ -51,12 +52,18 @@ fn listen(namespace: &str, addresses: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Waits until it listens.
-async fn listening(child: &mut Child) {
-    use std::io::Read;
-    let mut output = child.stdout.take().unwrap();
-    let first = tokio::task::spawn_blocking(move || output.read(&mut [0; 16]));
-    assert!(tokio::time::timeout(secs(20), first).await.unwrap().unwrap().unwrap() > 0, "it does not listen");
+/// Waits until it listens, and answers its output: Python may write a line in two pieces (`PYTHONUNBUFFERED`), and would end
+/// at the second if nobody could read it any more.
+async fn listening(child: &mut Child) -> BufReader<ChildStdout> {
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let first = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        (line, output)
+    });
+    let (line, output) = tokio::time::timeout(secs(20), first).await.unwrap().unwrap();
+    assert_eq!(line, "listening\n", "it does not listen");
+    output
 }
 
 #[test]
@@ -68,8 +75,9 @@ fn the_nodes_own_ports_are_no_way_out() {
         let mut script = format!("tcp('kubelet', '{node}', 10250)\n");
         let own = environment().get("CLUSTER_NODE");
         let mut servers = own.as_deref().map(|namespace| listen(namespace, &[&node, NODE_LOCAL_DNS]));
+        let mut output = None;
         if let Some(servers) = &mut servers {
-            listening(servers).await;
+            output = Some(listening(servers).await);
             for (name, address) in [("node", node.as_str()), ("nodelocal", NODE_LOCAL_DNS)] {
                 script +=
                     &format!("tcp('{name}-tcp', '{address}', 53)\nudp('{name}-udp', '{address}', 53)\n");
@@ -90,7 +98,8 @@ fn the_nodes_own_ports_are_no_way_out() {
             assert!(!is_open(&said, name), "the agent reaches {name}: {said:#?}");
         }
         if let Some(mut servers) = servers {
-            drop(servers.stdin.take());
+            assert_eq!(servers.try_wait().unwrap(), None, "they listened all the time");
+            drop((servers.stdin.take(), output));
             wait_for("the servers to end", secs(10), || {
                 let ended = servers.try_wait().unwrap();
                 async move { ended.map(drop) }

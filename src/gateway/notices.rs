@@ -17,7 +17,7 @@ use super::refusal::{Cause, Refusal};
 use super::sandboxes::Sandbox;
 use crate::api::v1alpha1::AgentSandbox;
 use crate::egress::wire::Refusals;
-use crate::policy::{HostName, Reason, shown};
+use crate::policy::{HostName, Reason, no_help, shown};
 
 const CONTROLLER: &str = "agentsandbox-gateway";
 
@@ -127,9 +127,12 @@ impl Notices {
         if refusals.reason == Reason::NoRule.as_str()
             && let Ok(name) = refusals.target.parse::<HostName>()
         {
-            note.push_str(&format!(
-                ": no rule of this sandbox names it; to allow it, add {{host: {name}, ports: [443]}} to spec.network.egress, with the ports that are meant"
-            ));
+            note.push_str(&match no_help(&name) {
+                Some(why) => format!(": no rule of this sandbox names it, and a host rule would not help: it {why}"),
+                None => format!(
+                    ": no rule of this sandbox names it; to allow it, add {{host: {name}, ports: [443]}} to spec.network.egress, with the ports that are meant"
+                ),
+            });
         }
         self.send(sandbox, DENIED, note, &unheard, "refused in the Pod");
     }

@@ -1,7 +1,7 @@
 //! Decisions and their reasons.
 use std::fmt;
 
-use super::{HostName, warning};
+use super::{HostName, no_help};
 
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl Decision {
         };
         match self.reason {
             Reason::AllowedByRule => format!("{rule} allows {name}:{port}"),
-            Reason::NoRule => match warning::no_help(name) {
+            Reason::NoRule => match no_help(name) {
                 Some(why) => {
                     format!("no rule of this sandbox names {name}, and a host rule would not help: it {why}")
                 }

@@ -23,3 +23,4 @@ pub use pattern::{HostPattern, HostPatternError};
 pub use rule::{Accepted, HostRule, PolicyError, bytes_of_limits};
 pub use shown::shown;
 pub use warning::PolicyWarning;
+pub(crate) use warning::no_help;

@@ -23,7 +23,21 @@ impl PolicyWarning {
     pub fn all(network: Option<&Network>) -> Vec<Self> {
         let Ok(policy) = EffectivePolicy::of(network) else { return Vec::new() };
         let all = network.map_or(&[][..], |network| network.egress.as_slice());
-        policy.rules().iter().filter_map(|rule| Self::of(rule, all)).collect()
+        let hosts = policy.rules().iter().filter_map(|rule| Self::of(rule, all));
+        let networks = all.iter().enumerate().filter_map(|(index, rule)| Self::of_network(index, rule));
+        let mut warnings: Vec<Self> = hosts.chain(networks).collect();
+        warnings.sort_by_key(|warning| warning.rule);
+        warnings
+    }
+
+    /// The warning about a rule for a network, where there is one.
+    fn of_network(index: usize, rule: &EgressRule) -> Option<Self> {
+        let cidr = rule.cidr.as_ref().filter(|_| rule.ports.contains(&53))?;
+        let message = format!(
+            "port 53 of `{}` takes whatever is put into a question for a name; a sandbox needs no name server: host rules give it names",
+            shown(cidr)
+        );
+        Some(Self { rule: index, field: format!("spec.network.egress[{index}].ports"), message })
     }
 
     /// The warning about `rule`, one of `all`, where there is one.
@@ -47,7 +61,7 @@ impl PolicyWarning {
 }
 
 /// Why no host rule helps who asks for `name`, and what to write instead, where that is so.
-pub(super) fn no_help(name: &HostName) -> Option<String> {
+pub(crate) fn no_help(name: &HostName) -> Option<String> {
     useless(&HostPattern::Exact(name.clone()))
 }
 
@@ -119,6 +133,23 @@ mod tests {
     fn warning(host: &str) -> Option<PolicyWarning> {
         let rule = serde_json::from_value(json!({"host": host, "ports": [443]})).unwrap();
         PolicyWarning::of(&HostRule::parse(3, &rule).unwrap().unwrap(), &[])
+    }
+
+    #[test]
+    fn a_way_out_to_name_servers_is_warned_of() {
+        let network = serde_json::from_value(json!({"egress": [
+            {"cidr": "198.51.100.0/24", "ports": [53], "protocol": "UDP"},
+            {"cidr": "198.51.100.0/24", "ports": [853]},
+            {"host": "localhost", "ports": [53]},
+            {"cidr": "198.51.100.1/32", "ports": [443, 53]},
+        ]}))
+        .unwrap();
+        let warnings = PolicyWarning::all(Some(&network));
+        let fields: Vec<&str> = warnings.iter().map(|warning| warning.field.as_str()).collect();
+        let want =
+            ["spec.network.egress[0].ports", "spec.network.egress[2].host", "spec.network.egress[3].ports"];
+        assert_eq!(fields, want);
+        assert!(warnings.iter().any(|warning| warning.message.contains("host rules give it names")));
     }
 
     #[test]
