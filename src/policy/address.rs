@@ -157,11 +157,11 @@ impl AddressClass {
     pub fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => of_v4(address),
-            IpAddr::V6(address) => {
-                let class = of_v6(address);
-                let inner = embedded(address).map(of_v4).filter(|inner| inner.is_never_reachable());
-                if class == Self::Embedded { inner.unwrap_or(class) } else { class }
-            }
+            IpAddr::V6(address) => match embedded(address).map(of_v4) {
+                Some(inner) if inner.is_never_reachable() => inner,
+                Some(_) => Self::Embedded,
+                None => of_v6(address),
+            },
         }
     }
 }
@@ -176,17 +176,19 @@ fn of_v6(address: Ipv6Addr) -> AddressClass {
     block.map_or(AddressClass::Reserved, |(_, class)| *class)
 }
 
-/// The IPv4 address that an address of class [`AddressClass::Embedded`] leads to.
+/// The IPv4 address that an address of class [`AddressClass::Embedded`] leads to, and one of an ISATAP interface under any
+/// prefix (RFC 5214, section 6.1) where it is not global.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    if of_v6(address) != AddressClass::Embedded {
-        return None;
-    }
-    let [a, b, c, d] = match address.segments() {
+    let inner = |[a, b, c, d]: [u8; 4]| Ipv4Addr::new(a, b, c, d);
+    match (of_v6(address), address.segments()) {
         // Teredo (RFC 4380) has it inverted at the end, 6to4 (RFC 3056) behind its prefix, all others at the end.
-        [0x2001, 0, .., high, low] => pair(!high, !low),
-        [0x2002, high, low, ..] | [.., high, low] => pair(high, low),
-    };
-    Some(Ipv4Addr::new(a, b, c, d))
+        (AddressClass::Embedded, [0x2001, 0, .., high, low]) => Some(inner(pair(!high, !low))),
+        (AddressClass::Embedded, [0x2002, high, low, ..] | [.., high, low]) => Some(inner(pair(high, low))),
+        (AddressClass::Global, [_, _, _, _, 0 | 0x200, 0x5efe, high, low]) => {
+            Some(inner(pair(high, low))).filter(|inner| of_v4(*inner) != AddressClass::Global)
+        }
+        _ => None,
+    }
 }
 
 fn pair(high: u16, low: u16) -> [u8; 4] {

@@ -180,9 +180,13 @@ fn an_embedded_address_is_refused_for_what_it_leads_to() {
         // 127.0.0.1 inverted.
         ("2001:0:808:808:0:0:80ff:fffe", AddressClass::Loopback),
         ("2001:0:808:808:0:0:f7f7:f7f7", AddressClass::Embedded),
+        ("2600:1::5efe:10.0.0.1", AddressClass::Embedded),
+        ("2600:1::200:5efe:169.254.169.254", AddressClass::Metadata),
+        ("fe80::5efe:10.0.0.1", AddressClass::LinkLocal),
     ] {
         assert_eq!(vet(&AddressPolicy::default(), text), Err(class), "{text}");
     }
+    assert_eq!(vet(&AddressPolicy::default(), "2600:1::5efe:8.8.8.8"), Ok(()));
 }
 
 #[test]
