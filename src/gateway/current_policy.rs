@@ -85,4 +85,10 @@ impl Judge for CurrentPolicy {
         self.connection.requests(method, path);
         self.ask(|policy, name, port| policy.decide_http(name, port, method, path))
     }
+
+    fn tells_apart(&self) -> bool {
+        let sandbox = self.sandbox();
+        let policy = sandbox.as_ref().ok().and_then(|sandbox| sandbox.policy.as_ref().ok());
+        policy.is_none_or(|policy| policy.tells_requests_apart(&self.name, self.port))
+    }
 }

@@ -199,7 +199,7 @@ pub(crate) fn asked_by_request(target: &str, host: &str, name: &HostName) -> Opt
     let text = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let length = head::length(text.as_bytes(), 0).ok()??;
     let head = head::parse(&text.as_bytes()[..length]).ok()?;
-    Some(http_request::check(&head, name, 80).ok()?.path)
+    Some(http_request::check(&head, name, 80, false).ok()?.path)
 }
 
 /// A head of the protocol between sidecar and gateway: what was understood, written again, means the same.

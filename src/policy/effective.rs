@@ -94,6 +94,16 @@ impl EffectivePolicy {
         })
     }
 
+    /// Whether it depends on method or path if a request of plain HTTP may be sent to `name` at `port`.
+    pub fn tells_requests_apart(&self, name: &HostName, port: u16) -> bool {
+        let any = self.judge(name, port, |accepted| match accepted {
+            Accepted::Anything | Accepted::TlsAndHttp => Ok(()),
+            Accepted::Http { methods, paths } if methods.is_empty() && paths.is_empty() => Ok(()),
+            Accepted::Http { .. } | Accepted::Tls { .. } => Err(Reason::MethodNotAllowed),
+        });
+        !any.is_allowed()
+    }
+
     /// The first rule that has name and port and passes `check`; else the refusal of the rule that came nearest.
     fn judge(&self, name: &HostName, port: u16, check: impl Fn(&Accepted) -> Result<(), Reason>) -> Decision {
         let mut nearest = Decision::deny(Reason::NoRule, None);

@@ -9,6 +9,11 @@ use crate::policy::{HostName, Reason};
 pub trait Judge: Send {
     /// Whether the request may be sent.
     fn judge(&mut self, method: &str, path: &str) -> Result<(), Refusal>;
+
+    /// Whether it may depend on method or path.
+    fn tells_apart(&self) -> bool {
+        false
+    }
 }
 
 /// The requests of one connection.
@@ -23,8 +28,8 @@ pub struct Inspector {
 enum State {
     /// In a head, or before one.
     Head { bytes: Vec<u8>, seen: usize },
-    /// In a body.
-    Body(Body),
+    /// In a body, and whether it is the last one's.
+    Body(Body, bool),
     /// After a refusal.
     Over(Refusal),
 }
@@ -68,11 +73,15 @@ impl Inspector {
     fn step(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Refusal> {
         match &mut self.state {
             State::Over(refusal) => Err(refusal.clone()),
-            State::Body(body) => {
+            State::Body(body, last) => {
                 let taken = body.take(input).map_err(|error| malformed(&error))?;
                 out.extend_from_slice(input.get(..taken).unwrap_or_default());
                 if body.is_done() {
-                    self.state = State::Head { bytes: Vec::new(), seen: 0 };
+                    self.state = if *last {
+                        State::Over(no_more())
+                    } else {
+                        State::Head { bytes: Vec::new(), seen: 0 }
+                    };
                 }
                 Ok(taken)
             }
@@ -84,8 +93,13 @@ impl Inspector {
                     return Ok(input.len());
                 };
                 bytes.truncate(length);
-                let checked = request::check(&head::parse(bytes).map_err(of_head)?, &self.name, self.port)
-                    .map_err(|error| of_request(&error))?;
+                let checked = request::check(
+                    &head::parse(bytes).map_err(of_head)?,
+                    &self.name,
+                    self.port,
+                    self.judge.tells_apart(),
+                )
+                .map_err(|error| of_request(&error))?;
                 if let Some((method, path)) = &checked.instead {
                     self.judge.judge(method, path)?;
                 }
@@ -95,12 +109,17 @@ impl Inspector {
                 self.state = if checked.body.is_done() {
                     State::Head { bytes: Vec::new(), seen: 0 }
                 } else {
-                    State::Body(checked.body)
+                    State::Body(checked.body, checked.last)
                 };
                 Ok(length.saturating_sub(before))
             }
         }
     }
+}
+
+fn no_more() -> Refusal {
+    let message = "a request with a body is the last of its connection, since the rule tells methods or paths apart; open another one";
+    Refusal::new(Cause::Policy(Reason::Malformed), message)
 }
 
 fn of_head(error: HeadError) -> Refusal {
@@ -131,6 +150,18 @@ mod tests {
     use super::*;
 
     struct Only(Arc<Mutex<Vec<String>>>);
+
+    struct Strict;
+
+    impl Judge for Strict {
+        fn judge(&mut self, _: &str, _: &str) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn tells_apart(&self) -> bool {
+            true
+        }
+    }
 
     impl Judge for Only {
         fn judge(&mut self, method: &str, path: &str) -> Result<(), Refusal> {
@@ -206,6 +237,24 @@ mod tests {
                 assert!(!out.contains("other.example") && !out.contains("websocket"), "{out:?}");
                 assert!(out.starts_with(before), "{out:?}");
             }
+        }
+    }
+
+    #[test]
+    fn nothing_follows_a_body_where_requests_are_told_apart() {
+        for piece in [1, 7, 1000] {
+            let mut inspector = Inspector::new("api.example".parse().unwrap(), 80, Box::new(Strict));
+            let mut out = Vec::new();
+            let mut push = |text: &str, out: &mut Vec<u8>| {
+                text.as_bytes().chunks(piece).try_for_each(|piece| inspector.push(piece, out))
+            };
+            push(THIRD, &mut out).unwrap();
+            push(THIRD, &mut out).unwrap();
+            push(FIRST, &mut out).unwrap();
+            let sent = out.len();
+            assert!(push(THIRD, &mut out).unwrap_err().message.contains("open another one"));
+            assert_eq!(out.len(), sent);
+            assert!(String::from_utf8(out).unwrap().ends_with("\r\nConnection: close\r\n\r\nabc"));
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Checked {
     pub instead: Option<(String, String)>,
     /// What follows the head.
     pub body: Body,
+    /// Whether no other may follow it on its connection, which the server is told to end.
+    pub last: bool,
     /// The head as it goes on.
     pub forward: Vec<u8>,
 }
@@ -66,8 +68,9 @@ const DECIDING: [&str; 5] = ["host", "content-length", "transfer-encoding", "con
 const OTHER_METHOD: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 const OTHER_PATH: [&str; 2] = ["x-original-url", "x-rewrite-url"];
 
-/// Checks a request on a connection to `name` and `port`.
-pub fn check(head: &Head<'_>, name: &HostName, port: u16) -> Result<Checked, RequestError> {
+/// Checks a request on a connection to `name` and `port`. Where requests are `told_apart`, one with a body is the last of its
+/// connection: some servers do not read the bodies of some requests, and take them for further ones.
+pub fn check(head: &Head<'_>, name: &HostName, port: u16, told_apart: bool) -> Result<Checked, RequestError> {
     if head.method == "CONNECT" {
         return Err(RequestError::Connect);
     }
@@ -75,13 +78,17 @@ pub fn check(head: &Head<'_>, name: &HostName, port: u16) -> Result<Checked, Req
     let host = head.only("host").map_err(|_| RequestError::Host)?.ok_or(RequestError::Host)?;
     same_authority(host, name, port)?;
     let target = origin_form(head, name, port)?;
-    let options = connection_options(head)?;
+    let mut options = connection_options(head)?;
     upgrade(head)?;
     let body = body(head)?;
+    let last = told_apart && !body.is_done();
+    if last {
+        options = vec!["close"];
+    }
     let path = target.split('?').next().unwrap_or_default().to_owned();
     let forward = serialise(head, &target, name, port, host.contains(&b':'), &options);
     let instead = instead(head, &path)?;
-    Ok(Checked { method: head.method.to_owned(), path, instead, body, forward })
+    Ok(Checked { method: head.method.to_owned(), path, instead, body, last, forward })
 }
 
 fn instead(head: &Head<'_>, path: &str) -> Result<Option<(String, String)>, RequestError> {
@@ -237,7 +244,29 @@ mod tests {
 
     fn of(text: &str) -> Result<Checked, RequestError> {
         let head = head::parse(text.as_bytes()).unwrap();
-        check(&head, &"api.example".parse().unwrap(), 8080)
+        check(&head, &"api.example".parse().unwrap(), 8080, false)
+    }
+
+    #[test]
+    fn a_request_with_a_body_is_the_last_where_requests_are_told_apart() {
+        for (fields, told_apart, last) in [
+            ("Content-Length: 3\r\nConnection: keep-alive, te\r\n", true, true),
+            ("Transfer-Encoding: chunked\r\n", true, true),
+            ("Content-Length: 0\r\n", true, false),
+            ("", true, false),
+            ("Content-Length: 3\r\n", false, false),
+        ] {
+            let text = format!("GET /a HTTP/1.1\r\nHost: api.example\r\n{fields}\r\n");
+            let head = head::parse(text.as_bytes()).unwrap();
+            let checked = check(&head, &"api.example".parse().unwrap(), 80, told_apart).unwrap();
+            let forward = String::from_utf8(checked.forward).unwrap();
+            assert_eq!(
+                (checked.last, forward.contains("\r\nConnection: close\r\n")),
+                (last, last),
+                "{fields}"
+            );
+            assert!(!last || !forward.contains("keep-alive"), "{forward}");
+        }
     }
 
     fn forward(text: &str) -> String {
