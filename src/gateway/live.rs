@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::connection::{Connection, Ending};
 use super::limits::{Bucket, Limits};
@@ -18,6 +18,10 @@ use crate::policy::HostName;
 /// Policy streams of one sandbox at once, and how many more a second.
 const STREAMS: (u32, u32) = (20, 1);
 
+/// Questions of one sandbox to name servers at a time: those that nobody answers must not take the connections to them, which
+/// all sandboxes share.
+const LOOKUPS: usize = 32;
+
 /// What one sandbox does on this gateway.
 #[derive(Debug)]
 pub struct Live {
@@ -29,6 +33,7 @@ pub struct Live {
     moved: AtomicI64,
     most: AtomicI64,
     told: Told,
+    lookups: Semaphore,
     overflow: Mutex<(Bucket, u64)>,
     /// What was refused on connections that were opened, of which the sidecar has not heard.
     later: watch::Sender<Refusals>,
@@ -47,9 +52,15 @@ impl Live {
             moved: AtomicI64::new(0),
             most,
             told: Told::default(),
+            lookups: Semaphore::new(LOOKUPS),
             overflow: Mutex::new((Bucket::new(1, 5, Instant::now()), 0)),
             later: watch::Sender::default(),
         }
+    }
+
+    /// Room for questions to name servers.
+    pub fn lookups(&self) -> &Semaphore {
+        &self.lookups
     }
 
     /// The sandbox as it is now; `None` when it is deleted.

@@ -29,15 +29,16 @@ impl Memory {
         *self.short.borrow() > 0
     }
 
-    /// Ready at the next look that finds memory short.
-    pub async fn shortage(&self, looks: &mut watch::Receiver<u64>) {
+    /// Ready at the next look that finds memory short, with the number of such looks in a row.
+    pub async fn shortage(&self, looks: &mut watch::Receiver<u64>) -> u64 {
         // The sender lives in `self`: the channel cannot be closed.
         while looks.changed().await.is_ok() {
-            if *looks.borrow_and_update() > 0 {
-                return;
+            let short = *looks.borrow_and_update();
+            if short > 0 {
+                return short;
             }
         }
-        std::future::pending::<()>().await;
+        std::future::pending().await
     }
 
     /// For [`Memory::shortage`].

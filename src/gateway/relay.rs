@@ -71,6 +71,11 @@ impl Meter {
     pub fn stands_still(&self) -> Duration {
         self.out_still.lasts().max(self.into_still.lasts())
     }
+
+    /// Whether bytes wait for either peer.
+    pub fn waits(&self) -> bool {
+        self.out_still.is_there() || self.into_still.is_there()
+    }
 }
 
 /// Both directions of a connection.

@@ -7,27 +7,18 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ProtocolConfig, ResolveHosts, ResolverConfig,
 };
-use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RecordType};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::answers::{Addresses, Answers};
 use super::families::Families;
 use crate::policy::HostName;
 
-/// Answers that are kept, at most for [`MAX_TTL`].
-const CACHED: u64 = 8192;
-const MAX_TTL: Duration = Duration::from_mins(5);
-
-/// How long a name without addresses is believed to have none.
-const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
-
 /// How long the answer of the one family waits for the other's (RFC 8305, section 3).
 const OTHER_FAMILY: Duration = Duration::from_millis(50);
-
-/// Addresses of a name that are tried.
-const MAX_ADDRESSES: usize = 16;
 
 /// Why there are no addresses.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +35,7 @@ pub enum ResolveError {
 #[derive(Debug)]
 pub struct Resolver {
     inner: TokioResolver,
+    answers: Answers,
     families: Families,
     patience: Duration,
 }
@@ -60,35 +52,39 @@ impl Resolver {
         let options = builder.options_mut();
         options.timeout = (patience / 3).max(Duration::from_millis(100));
         options.attempts = 2;
-        options.cache_size = CACHED;
-        options.positive_max_ttl = Some(MAX_TTL);
-        options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+        // It would keep whole answers, however large they are.
+        options.cache_size = 0;
         // Names of this Pod are none of a sandbox.
         options.use_hosts_file = ResolveHosts::Never;
         options.try_tcp_on_error = true;
-        Ok(Self { inner: builder.build()?, families: Families::default(), patience })
+        Ok(Self {
+            inner: builder.build()?,
+            answers: Answers::default(),
+            families: Families::default(),
+            patience,
+        })
     }
 
     /// The addresses of `name` in the order in which they are tried. The name is asked for as it stands: no search
-    /// domain is added, and there is always at least one address.
-    pub async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, ResolveError> {
+    /// domain is added, and there is always at least one address. Name servers are asked as far as there is `room`.
+    pub async fn resolve(&self, name: &HostName, room: &Semaphore) -> Result<Vec<IpAddr>, ResolveError> {
         let failed = |error: String| ResolveError::Failed(name.clone(), error);
         let full = Name::from_ascii(format!("{name}.")).map_err(|error| failed(error.to_string()))?;
-        let found = timeout(self.patience, self.both(full)).await;
+        let found = timeout(self.patience, self.both(name, full, room)).await;
         let (v6, v4) = found.map_err(|_| failed("there is no answer in time".to_owned()))?;
         let addresses = interleave(addresses(&v6), addresses(&v4));
         if !addresses.is_empty() {
             return Ok(addresses);
         }
-        let error = [v4, v6].into_iter().filter_map(Result::err).find(|error| !error.is_no_records_found());
+        let error = [v4, v6].into_iter().find_map(Result::err);
         Err(error.map_or_else(|| ResolveError::Nothing(name.clone()), |error| failed(error.to_string())))
     }
 
     /// The answers for both families. One that has addresses does not wait long for the other, and not at all for one
     /// that was not there a moment ago.
-    async fn both(&self, name: Name) -> (Answer, Answer) {
-        let v6 = self.inner.lookup(name.clone(), RecordType::AAAA);
-        let v4 = self.inner.lookup(name.clone(), RecordType::A);
+    async fn both(&self, host: &HostName, name: Name, room: &Semaphore) -> (Answer, Answer) {
+        let v6 = self.ask(host, &name, RecordType::AAAA, room);
+        let v4 = self.ask(host, &name, RecordType::A, room);
         tokio::pin!(v6, v4);
         match self.families.lacking(&name, Instant::now()) {
             Some(RecordType::AAAA) => {
@@ -110,15 +106,25 @@ impl Resolver {
         };
         // Only what the name server said it does not have: one that is late or fails may have it the next time.
         if has_addresses(&v4) && has_none(&v6) {
-            self.families.lacks(name, RecordType::AAAA, Instant::now());
+            self.families.lacks(name.clone(), RecordType::AAAA, Instant::now());
         } else if has_addresses(&v6) && has_none(&v4) {
-            self.families.lacks(name, RecordType::A, Instant::now());
+            self.families.lacks(name.clone(), RecordType::A, Instant::now());
         }
         (v6, v4)
     }
+
+    /// The answer for one family, from memory where that has it.
+    async fn ask(&self, host: &HostName, name: &Name, family: RecordType, room: &Semaphore) -> Answer {
+        if let Some(addresses) = self.answers.get(host, family, Instant::now()) {
+            return Ok(addresses);
+        }
+        let _place = room.acquire().await.map_err(|_| NetError::Busy)?;
+        let answer = self.inner.lookup(name.clone(), family).await;
+        self.answers.take(host, family, answer, Instant::now())
+    }
 }
 
-type Answer = Result<Lookup, NetError>;
+type Answer = Result<Addresses, NetError>;
 
 /// The answer for one family, and for the other only if that one has no address.
 async fn one_by_one(
@@ -136,31 +142,20 @@ async fn soon(answer: impl Future<Output = Answer>) -> Answer {
 
 /// Whether the name server said that there are none.
 fn has_none(answer: &Answer) -> bool {
-    match answer {
-        Ok(_) => !has_addresses(answer),
-        Err(error) => error.is_no_records_found(),
-    }
+    answer.as_ref().is_ok_and(|addresses| addresses.is_empty())
 }
 
 fn has_addresses(answer: &Answer) -> bool {
     !addresses(answer).is_empty()
 }
 
-fn addresses(answer: &Answer) -> Vec<IpAddr> {
-    let records = answer.as_ref().map_or(&[][..], Lookup::answers);
-    let address = |data: &RData| match data {
-        RData::A(a) => Some(IpAddr::V4(a.0)),
-        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-        _ => None,
-    };
-    let mut addresses: Vec<IpAddr> = records.iter().filter_map(|record| address(&record.data)).collect();
-    addresses.truncate(MAX_ADDRESSES / 2);
-    addresses
+fn addresses(answer: &Answer) -> &[IpAddr] {
+    answer.as_ref().map_or(&[][..], |addresses| &addresses[..])
 }
 
 /// The families in turn, the sixth first (RFC 8305, section 4).
-fn interleave(v6: Vec<IpAddr>, v4: Vec<IpAddr>) -> Vec<IpAddr> {
-    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+fn interleave(v6: &[IpAddr], v4: &[IpAddr]) -> Vec<IpAddr> {
+    let (mut v6, mut v4) = (v6.iter().copied(), v4.iter().copied());
     let mut all = Vec::new();
     loop {
         let before = all.len();
@@ -188,8 +183,8 @@ pub mod tests {
     use std::sync::{Arc, Mutex};
 
     use hickory_resolver::proto::op::{Message, MessageType, ResponseCode};
-    use hickory_resolver::proto::rr::Record;
     use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME};
+    use hickory_resolver::proto::rr::{RData, Record};
     use tokio::net::UdpSocket;
 
     use super::*;
@@ -275,6 +270,10 @@ pub mod tests {
         }
     }
 
+    fn room() -> Semaphore {
+        Semaphore::new(2)
+    }
+
     fn resolver(server: &NameServer) -> Resolver {
         Resolver::new(&[server.address], Duration::from_millis(900)).unwrap()
     }
@@ -286,7 +285,7 @@ pub mod tests {
         server.say("b.example", Said::Alias("a.example."));
         let resolver = resolver(&server);
         for name in ["a.example", "b.example", "a.example"] {
-            let mut found = resolver.resolve(&name.parse().unwrap()).await.unwrap();
+            let mut found = resolver.resolve(&name.parse().unwrap(), &room()).await.unwrap();
             assert_eq!(found.remove(0).to_string(), "2001:db8::1", "{name}");
             found.sort();
             assert_eq!(found, ["192.0.2.1".parse::<IpAddr>().unwrap(), "192.0.2.2".parse().unwrap()]);
@@ -302,7 +301,7 @@ pub mod tests {
         server.addresses("a.example", &["192.0.2.1"]);
         let resolver = resolver(&server);
         for _ in 0..3 {
-            assert_eq!(resolver.resolve(&"a.example".parse().unwrap()).await.unwrap().len(), 1);
+            assert_eq!(resolver.resolve(&"a.example".parse().unwrap(), &room()).await.unwrap().len(), 1);
         }
         let asked = server.asked.lock().unwrap().clone();
         assert_eq!(asked.len(), 2, "{asked:?}");
@@ -321,9 +320,32 @@ pub mod tests {
             ("broken.example", false),
             ("silent.example", false),
         ] {
-            let error = resolver.resolve(&name.parse().unwrap()).await.unwrap_err();
+            let error = resolver.resolve(&name.parse().unwrap(), &room()).await.unwrap_err();
             assert_eq!(matches!(error, ResolveError::Nothing(_)), nothing, "{name}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn names_that_nobody_answers_leave_room_for_what_is_known() {
+        let server = NameServer::start().await;
+        server.say("silent.example", Said::Silence);
+        server.addresses("a.example", &["192.0.2.1", "2001:db8::1"]);
+        server.addresses("b.example", &["192.0.2.2"]);
+        let (resolver, room) = (resolver(&server), room());
+        let [silent, a, b] =
+            ["silent", "a", "b"].map(|n| format!("{n}.example").parse::<HostName>().unwrap());
+        resolver.resolve(&a, &room).await.unwrap();
+        let rest = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(room.available_permits(), 0);
+            // Known ones need none, and those of another sandbox have their own.
+            resolver.resolve(&a, &room).await.unwrap();
+            resolver.resolve(&b, &Semaphore::new(2)).await.unwrap();
+            assert_eq!(room.available_permits(), 0);
+        };
+        let (silence, ()) = tokio::join!(resolver.resolve(&silent, &room), rest);
+        silence.unwrap_err();
+        assert_eq!(room.available_permits(), 2);
     }
 
     #[tokio::test]
@@ -332,9 +354,9 @@ pub mod tests {
         server.addresses("localhost", &["192.0.2.1"]);
         let resolver = resolver(&server);
         // The name of the loopback is fixed in the resolver; the address policy refuses what it says.
-        let found = resolver.resolve(&"localhost".parse().unwrap()).await.unwrap();
+        let found = resolver.resolve(&"localhost".parse().unwrap(), &room()).await.unwrap();
         assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
-        resolver.resolve(&"plain".parse().unwrap()).await.unwrap_err();
+        resolver.resolve(&"plain".parse().unwrap(), &room()).await.unwrap_err();
         let asked = server.asked.lock().unwrap().clone();
         assert!(asked.iter().all(|question| question.starts_with("plain. ")), "{asked:?}");
     }

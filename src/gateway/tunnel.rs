@@ -18,6 +18,7 @@ use super::identity::Peer;
 use super::refusal::{Cause, Refusal};
 use super::relay::{End, Relay};
 use super::request::Connect;
+use super::standstill::Pace;
 use super::story::{Judgement, Story};
 use crate::audit::NetworkOutcome;
 use crate::policy::{AppProtocol, HostName, Reason};
@@ -150,7 +151,7 @@ where
     }
     let mut server = tokio::select! {
         ending = entered.ended() => return Err(Over::Cut(ending)),
-        server = connect(context, &policy.name, port, story) => server.map_err(Over::Before)?,
+        server = connect(context, peer, &policy.name, port, story) => server.map_err(Over::Before)?,
     };
     if !matches!(timeout(PATIENCE, established(agent)).await, Ok(Ok(()))) {
         return Err(Over::End(End::AgentLost(std::io::ErrorKind::TimedOut.into())));
@@ -174,12 +175,17 @@ where
     Ok(over)
 }
 
-/// Ready when memory is short and nothing moves here.
+/// Ready when memory is short and nothing moves here, or too little.
 async fn shed(context: &Context, story: &Story<'_>) {
     let mut looks = context.memory.looks();
+    let mut pace = Pace::default();
     loop {
-        context.memory.shortage(&mut looks).await;
-        if story.meter.stands_still() >= context.limits.still {
+        let short = context.memory.shortage(&mut looks).await;
+        let meter = &story.meter;
+        let (waits, moved) = (meter.waits(), meter.outward().saturating_add(meter.inward()));
+        if meter.stands_still() >= context.limits.still
+            || pace.is_too_slow(tokio::time::Instant::now(), waits, moved, short, context.limits.still)
+        {
             return;
         }
     }
@@ -193,13 +199,14 @@ async fn established<A: AsyncWrite + Unpin>(agent: &mut A) -> std::io::Result<()
 /// A connection to an address of `name` that may be dialled.
 async fn connect(
     context: &Context,
+    peer: &Peer,
     name: &HostName,
     port: u16,
     story: &mut Story<'_>,
 ) -> Result<TcpStream, Refusal> {
     let addresses = context
         .resolver
-        .resolve(name)
+        .resolve(name, peer.live.lookups())
         .await
         .map_err(|error| Refusal::new(Cause::ResolutionFailed, error.to_string()))?;
     let vetted = context.vetting.sort(addresses, port);
