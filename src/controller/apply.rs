@@ -2,7 +2,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
 use serde_json::{Value, json};
 
@@ -150,12 +150,13 @@ fn refusal(status: &Status) -> Option<PodResult> {
     (denied && !ours).then_some(PodResult::Denied(message))
 }
 
-/// Puts back what the Pod lost of its labels and owner: without its label no policy selects it.
+/// Puts back what the Pod lost of its labels and owner, which are those of `want`: without its label no policy selects
+/// it.
 pub async fn repair_pod(
     context: &Context,
     identity: &Identity,
     have: &SlimPod,
-    want: &Pod,
+    want: &ObjectMeta,
 ) -> Result<(), Error> {
     context.may_write()?;
     let api: Api<SlimPod> = Api::namespaced(context.client.clone(), &identity.sandbox.namespace);
@@ -166,7 +167,7 @@ pub async fn repair_pod(
     Ok(())
 }
 
-fn repair_body(identity: &Identity, have: &SlimPod, want: &Pod) -> Value {
+fn repair_body(identity: &Identity, have: &SlimPod, want: &ObjectMeta) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -174,8 +175,8 @@ fn repair_body(identity: &Identity, have: &SlimPod, want: &Pod) -> Value {
             "name": identity.object,
             "namespace": identity.sandbox.namespace,
             "uid": have.metadata.uid,
-            "labels": want.metadata.labels,
-            "ownerReferences": want.metadata.owner_references,
+            "labels": want.labels,
+            "ownerReferences": want.owner_references,
         },
     })
 }

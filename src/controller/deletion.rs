@@ -3,7 +3,9 @@
 //! on behind it, and is held to its policy until it has ended.
 use std::time::Duration;
 
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
+use kube::api::ObjectMeta;
 use kube::runtime::controller::Action;
 
 use super::apply;
@@ -21,7 +23,6 @@ use super::pod::SlimPod;
 use super::status::{self, Inputs};
 use super::write::write;
 use crate::api::v1alpha1::{AgentSandbox, AgentSandboxStatus};
-use crate::plan::{Plan, Prepared};
 
 /// Time after which the Services that rules name are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
@@ -50,8 +51,8 @@ pub async fn deleting(
         if !pod.is_deleting() {
             apply::delete_pod(context, pod).await?;
         }
-        if let Some(plan) = judged.plan {
-            confine(context, identity, &seen, pod, plan).await?;
+        if let Some(policy) = judged.wanted.into_policy() {
+            confine(context, identity, &seen, pod, policy).await?;
         }
     }
     context.backoff.reset(&identity.sandbox.uid);
@@ -110,18 +111,21 @@ async fn confine(
     identity: &Identity,
     seen: &Seen,
     pod: &SlimPod,
-    mut plan: Plan<Prepared>,
+    mut want: NetworkPolicy,
 ) -> Result<(), Error> {
+    let mut repaired = Ok(());
     if !is_selected(&pod.metadata, identity) {
-        plan.pod.metadata.owner_references.clone_from(&pod.metadata.owner_references);
-        apply::repair_pod(context, identity, pod, &plan.pod).await?;
+        let owner_references = pod.metadata.owner_references.clone();
+        let meta = ObjectMeta { owner_references, ..want.metadata.clone() };
+        // That it failed must not keep the policy from being held.
+        repaired = apply::repair_pod(context, identity, pod, &meta).await;
     }
     let policy = seen.policy.as_deref();
     if let Some(have) = policy {
-        plan.policy.metadata.owner_references.clone_from(&have.metadata.owner_references);
+        want.metadata.owner_references.clone_from(&have.metadata.owner_references);
     }
-    apply::policy(context, identity, policy, &plan.policy).await?;
-    Ok(())
+    apply::policy(context, identity, policy, &want).await?;
+    repaired
 }
 
 #[cfg(test)]

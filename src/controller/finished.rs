@@ -108,12 +108,15 @@ async fn confine(
     seen: &Seen,
     pod: &SlimPod,
 ) -> Result<(), Error> {
-    let Some(plan) = judge(sandbox, &seen.observed, &context.settings(), true).plan else { return Ok(()) };
+    let judged = judge(sandbox, &seen.observed, &context.settings(), true);
+    let Some(policy) = judged.wanted.into_policy() else { return Ok(()) };
+    let mut repaired = Ok(());
     if seen.pod_stripped {
-        apply::repair_pod(context, identity, pod, &plan.pod).await?;
+        // That it failed must not keep the policy from being held.
+        repaired = apply::repair_pod(context, identity, pod, &policy.metadata).await;
     }
-    apply::policy(context, identity, seen.policy.as_deref(), &plan.policy).await?;
-    Ok(())
+    apply::policy(context, identity, seen.policy.as_deref(), &policy).await?;
+    repaired
 }
 
 /// Whether the agent of `pod` still runs, or still could, and nobody asked for its end.

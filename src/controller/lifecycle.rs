@@ -47,7 +47,7 @@ pub struct Facts<'a> {
     pub node_lost_since: Option<Timestamp>,
     /// `activeDeadlineSeconds` that a Pod would be planned with now: less than the Pod's own where `timeout` was
     /// lowered.
-    pub planned_deadline_seconds: Option<i64>,
+    pub planned_deadline_seconds: i64,
     /// The time.
     pub now: Timestamp,
 }
@@ -149,8 +149,7 @@ fn without_pod(facts: &Facts<'_>) -> Step {
 
 fn running(facts: &Facts<'_>, pod: &SlimPod, started: Timestamp) -> Step {
     let deadline = after(started, facts.timeout);
-    let lowered =
-        facts.planned_deadline_seconds.zip(pod.spec.active_deadline_seconds).is_some_and(|(p, a)| p < a);
+    let lowered = pod.spec.active_deadline_seconds.is_some_and(|own| facts.planned_deadline_seconds < own);
     // Where the timeout is the one that `sandbox-init` knows, its own report is worth waiting for: it comes after the
     // grace and after what the agent's processes take to die, which is long where they get little CPU.
     let patience = if lowered { SLACK } else { facts.grace + KILL_PATIENCE + SLACK + SLACK };

@@ -29,7 +29,7 @@ fn facts(pod: Option<&SlimPod>, now: i64) -> Facts<'_> {
         pod,
         policy_lost: None,
         node_lost_since: None,
-        planned_deadline_seconds: Some(700),
+        planned_deadline_seconds: 700,
         now: at(now),
     }
 }
@@ -265,11 +265,8 @@ fn time_ends_what_does_not_end_itself() {
     let Step::Running { deadline, check, .. } = step(&facts(Some(&live), 631)) else { panic!() };
     assert_eq!((deadline, check), (at(610), at(632)));
     assert_eq!(reason_of(step(&facts(Some(&live), 632))), "DeadlineExceeded");
-    let lowered = Facts {
-        planned_deadline_seconds: Some(600),
-        timeout: Duration::from_secs(500),
-        ..facts(Some(&live), 510)
-    };
+    let lowered =
+        Facts { planned_deadline_seconds: 600, timeout: Duration::from_secs(500), ..facts(Some(&live), 510) };
     let Step::Running { check, .. } = step(&lowered) else { panic!() };
     assert_eq!(check, at(511));
     assert_eq!(reason_of(step(&Facts { now: at(511), ..lowered })), "DeadlineExceeded");

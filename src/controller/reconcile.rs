@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
@@ -17,7 +18,7 @@ use super::error::Error;
 use super::finished::{end, expiry, finished, left, until};
 use super::gate;
 use super::gather::{Seen, gather};
-use super::judge::{Judged, digest, judge, limits};
+use super::judge::{Judged, Wanted, digest, judge, limits};
 use super::lifecycle::{Facts, Step, startup_begins, step};
 use super::notices::{announce_unreadable, publish, record};
 use super::pod::SlimPod;
@@ -25,7 +26,7 @@ use super::status::{self, GATEWAY_UNAVAILABLE, Inputs, Refused};
 use super::write::write;
 use crate::api::v1alpha1::{AgentSandbox, AgentSandboxStatus};
 use crate::audit::ControlPlaneEvent;
-use crate::plan::{Plan, Prepared, Settings};
+use crate::plan::{Plan, Prepared, Settings, deadline_seconds};
 use crate::telemetry::{ErrorLabels, ResultLabels};
 
 /// Longest time of one reconcile.
@@ -146,24 +147,21 @@ impl Done {
 
 impl Work<'_> {
     async fn apply(&self, judged: Judged) -> Result<Done, Error> {
-        let Judged { plan, refused } = judged;
+        let Judged { wanted, refused } = judged;
         let now = Timestamp::now();
         let pod = self.seen.pod.as_deref().cloned();
-        let step = self.step(pod.as_ref(), plan.as_ref(), now);
-        let limits = plan.as_ref().map(|plan| limits(self.sandbox, plan));
+        let step = self.step(pod.as_ref(), now);
+        let limits = wanted.objects().map(|plan| limits(self.sandbox, plan));
         let mut done = Done { step, refused, blocked: None, pod, policy_digest: None, limits, now };
-        match (&done.step, plan) {
+        match (&done.step, wanted) {
             (Step::Finished(_), _) if done.refused.is_some() && !self.exists() => {
                 // A refused sandbox waits for an edit, not for its Pod.
                 done.step = Step::NotCreated { until: Timestamp::MAX };
             }
-            (Step::Finished(_), _) | (Step::NotCreated { .. }, None) => {}
-            (Step::NotCreated { .. }, Some(plan)) => self.create(plan, &mut done).await?,
-            (_, Some(plan)) => self.hold(plan, &mut done).await?,
-            (_, None) if self.seen.policy.is_none() => {
-                done.end("PolicyLost", "the NetworkPolicy is gone and cannot be planned again");
-            }
-            (_, None) => {}
+            (Step::NotCreated { .. }, Wanted::Objects(plan)) => self.create(*plan, &mut done).await?,
+            (Step::Finished(_), _) | (Step::NotCreated { .. }, Wanted::Policy(_)) | (_, Wanted::Nothing) => {}
+            (_, Wanted::Objects(plan)) => self.hold(&plan.policy, &mut done).await?,
+            (_, Wanted::Policy(policy)) => self.hold(&policy, &mut done).await?,
         }
         Ok(done)
     }
@@ -172,24 +170,30 @@ impl Work<'_> {
         self.seen.pod.is_some() || self.before.pod_name.is_some()
     }
 
-    fn step(&self, pod: Option<&SlimPod>, plan: Option<&Plan<Prepared>>, now: Timestamp) -> Step {
+    fn step(&self, pod: Option<&SlimPod>, now: Timestamp) -> Step {
         let spec = &self.sandbox.spec;
         let created = self.sandbox.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
         let accepted = self.before.conditions.iter().find(|c| c.type_ == ACCEPTED);
+        let startup_timeout = spec.startup_timeout.parse().unwrap_or(Duration::from_mins(5));
+        // One that cannot be read must not give the agent more time than it had.
+        let timeout = spec
+            .timeout
+            .parse()
+            .ok()
+            .or_else(|| known_timeout(self.before))
+            .unwrap_or(Duration::from_mins(30));
         step(&Facts {
             created: startup_begins(created, accepted, pod, now),
             mounts: spec.filesystem.as_ref().map_or(&[], |filesystem| filesystem.mounts.as_slice()),
-            startup_timeout: spec.startup_timeout.parse().unwrap_or(Duration::from_mins(5)),
-            timeout: spec.timeout.parse().unwrap_or(Duration::from_mins(30)),
+            startup_timeout,
+            timeout,
             grace: self.settings.grace,
             pod_expected: self.before.pod_name.is_some(),
             started: self.before.started_at.as_ref().map(|t| t.0),
             pod,
             policy_lost: self.seen.policy_lost,
             node_lost_since: self.seen.node_lost_since,
-            planned_deadline_seconds: plan
-                .and_then(|p| p.pod.spec.as_ref())
-                .and_then(|s| s.active_deadline_seconds),
+            planned_deadline_seconds: deadline_seconds(timeout, startup_timeout, self.settings),
             now,
         })
     }
@@ -210,15 +214,15 @@ impl Work<'_> {
                 done.end("PolicyLost", "the NetworkPolicy was deleted, which cannot be undone");
                 return Ok(());
             }
-            PolicyResult::Created | PolicyResult::Repaired => self.policy_applied(&plan)?,
+            PolicyResult::Created | PolicyResult::Repaired => self.policy_applied(&plan.policy)?,
             PolicyResult::Unchanged => {}
         }
-        done.policy_digest = digest(&plan);
+        done.policy_digest = digest(&plan.policy);
         match apply::pod(self.context, self.identity, &self.settings.directory_key, &plan.pod).await? {
             PodResult::Made(pod) => {
                 let event = ControlPlaneEvent::PodCreated { name: self.identity.object.clone() };
                 record(self.context, self.sandbox, self.identity, event)?;
-                done.step = self.step(Some(&pod), Some(&plan), done.now);
+                done.step = self.step(Some(&pod), done.now);
                 done.pod = Some(*pod);
             }
             PodResult::Taken => self.taken("Pod", done),
@@ -229,35 +233,35 @@ impl Work<'_> {
     }
 
     /// Holds policy and Pod to what they should be while the agent starts or runs.
-    async fn hold(&self, plan: Plan<Prepared>, done: &mut Done) -> Result<(), Error> {
+    async fn hold(&self, policy: &NetworkPolicy, done: &mut Done) -> Result<(), Error> {
         let have = self.seen.policy.as_deref();
         let mut repaired = Ok(());
         if let (true, Some(pod)) = (self.seen.pod_stripped, done.pod.as_ref()) {
             // First: without its label no policy selects the Pod. That it failed must not keep the policy from being held.
-            repaired = apply::repair_pod(self.context, self.identity, pod, &plan.pod).await;
+            repaired = apply::repair_pod(self.context, self.identity, pod, &policy.metadata).await;
             if repaired.is_ok() {
                 self.warn("PodRepaired", "labels or owner of the Pod were taken off; they are back").await;
             }
         }
-        match apply::policy(self.context, self.identity, have, &plan.policy).await? {
+        match apply::policy(self.context, self.identity, have, policy).await? {
             PolicyResult::Created => {
-                self.policy_applied(&plan)?;
+                self.policy_applied(policy)?;
                 self.warn("PolicyRestored", "the NetworkPolicy was gone; it is back").await;
             }
-            PolicyResult::Repaired => self.policy_applied(&plan)?,
+            PolicyResult::Repaired => self.policy_applied(policy)?,
             PolicyResult::Unchanged => {}
             PolicyResult::Taken => done.end("PolicyLost", "another NetworkPolicy has the sandbox's name"),
             PolicyResult::Lost => {
                 done.end("PolicyLost", "the NetworkPolicy was deleted, which cannot be undone");
             }
         }
-        done.policy_digest = digest(&plan);
+        done.policy_digest = digest(policy);
         repaired
     }
 
-    fn policy_applied(&self, plan: &Plan<Prepared>) -> Result<(), Error> {
+    fn policy_applied(&self, policy: &NetworkPolicy) -> Result<(), Error> {
         let name = self.identity.object.clone();
-        let policy_digest = digest(plan).unwrap_or_default();
+        let policy_digest = digest(policy).unwrap_or_default();
         let event = ControlPlaneEvent::PolicyApplied { name, policy_digest };
         record(self.context, self.sandbox, self.identity, event)
     }
@@ -291,6 +295,12 @@ impl Work<'_> {
         }
         delays.into_iter().min().map_or_else(Action::await_change, Action::requeue)
     }
+}
+
+/// The time of the agent as `status` tells it, once it runs.
+fn known_timeout(status: &AgentSandboxStatus) -> Option<Duration> {
+    let (started, deadline) = (status.started_at.as_ref()?, status.deadline.as_ref()?);
+    Duration::try_from(deadline.0.duration_since(started.0)).ok()
 }
 
 /// Networks that names may resolve to by the administrator's exception.

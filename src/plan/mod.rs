@@ -1,6 +1,7 @@
 //! From a sandbox, what was seen in the cluster and the operator's settings to the objects. Pure and deterministic:
 //! no I/O, no clock, no client.
 mod agent;
+mod held;
 pub mod keyed;
 pub mod labels;
 pub mod names;
@@ -20,7 +21,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
+pub use held::held;
 pub use observed::{Foreign, Observed, ObservedPort, ObservedService};
+pub use pod::deadline_seconds;
 pub use settings::{GatewayReach, GatewaySettings, METADATA, Settings, gateway_name};
 pub use validate::{
     Destination, Refusal, ValidatedMount, ValidatedRule, ValidatedSandbox, names_of_services, reason,
@@ -28,6 +31,7 @@ pub use validate::{
 };
 
 use crate::api::v1alpha1::{GROUP, VERSION};
+use crate::init::config::SandboxIdentity;
 
 /// State of a [`Plan`] that is not in the cluster yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,27 +62,35 @@ impl Plan<Prepared> {
 /// The objects of `sandbox`.
 pub fn plan(sandbox: &ValidatedSandbox, settings: &Settings) -> Plan<Prepared> {
     Plan {
-        policy: network_policy::build(sandbox, settings),
+        policy: network_policy::build(&sandbox.marks(), sandbox.egress(), settings),
         pod: pod::build(sandbox, settings),
         state: PhantomData,
     }
 }
 
+/// What the metadata of both objects says.
+struct Marks<'a> {
+    identity: &'a SandboxIdentity,
+    hash: &'a str,
+    object_name: &'a str,
+    policy_digest: &'a str,
+}
+
 /// Metadata that both objects have.
-fn metadata(sandbox: &ValidatedSandbox) -> ObjectMeta {
+fn metadata(marks: &Marks<'_>) -> ObjectMeta {
     ObjectMeta {
-        name: Some(sandbox.object_name().to_owned()),
-        namespace: Some(sandbox.identity().namespace.clone()),
-        labels: Some(labels::of(sandbox.hash())),
+        name: Some(marks.object_name.to_owned()),
+        namespace: Some(marks.identity.namespace.clone()),
+        labels: Some(labels::of(marks.hash)),
         annotations: Some(BTreeMap::from([(
             labels::POLICY_DIGEST.to_owned(),
-            sandbox.policy_digest().to_owned(),
+            marks.policy_digest.to_owned(),
         )])),
         owner_references: Some(vec![OwnerReference {
             api_version: format!("{GROUP}/{VERSION}"),
             kind: "AgentSandbox".to_owned(),
-            name: sandbox.identity().name.clone(),
-            uid: sandbox.identity().uid.clone(),
+            name: marks.identity.name.clone(),
+            uid: marks.identity.uid.clone(),
             controller: Some(true),
             block_owner_deletion: Some(true),
         }]),

@@ -12,28 +12,28 @@ use k8s_openapi::{
     },
 };
 
-use super::{Destination, Settings, ValidatedRule, ValidatedSandbox, labels, metadata};
+use super::{Destination, Marks, Settings, ValidatedRule, labels, metadata};
 use crate::{api::v1alpha1::Protocol, egress::wire::GATEWAY_PORT};
 
 /// Label that the API server puts on every namespace, with its name as the value.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// The policy of `sandbox`.
-pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> NetworkPolicy {
+/// The policy of the sandbox with these marks that opens what `egress` says.
+pub(super) fn build(marks: &Marks<'_>, egress: &[ValidatedRule], settings: &Settings) -> NetworkPolicy {
     let gateway = settings.gateway.as_ref().map(|gateway| to_gateway(&gateway.namespace));
     NetworkPolicy {
         metadata: ObjectMeta {
             finalizers: Some(vec![labels::POD_GONE_FINALIZER.to_owned()]),
-            ..metadata(sandbox)
+            ..metadata(marks)
         },
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(LabelSelector {
-                match_labels: Some(labels::selecting(sandbox.hash())),
+                match_labels: Some(labels::selecting(marks.hash)),
                 match_expressions: None,
             }),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(Vec::new()),
-            egress: Some(sandbox.egress().iter().filter_map(rule).chain(gateway).collect()),
+            egress: Some(egress.iter().filter_map(rule).chain(gateway).collect()),
         }),
     }
 }

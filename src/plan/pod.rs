@@ -1,6 +1,6 @@
 //! The Pod of one sandbox: `install` brings `sandbox-init`, `sidecar` is the start gate and takes the audit records,
 //! `agent` runs what the user asked for. It passes the Pod Security Standards' level `restricted`.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{
@@ -20,7 +20,7 @@ const KUBELET_SLACK_SECONDS: i64 = 5;
 
 /// The Pod of `sandbox`.
 pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> Pod {
-    let mut meta = metadata(sandbox);
+    let mut meta = metadata(&sandbox.marks());
     let identity = sandbox.identity();
     meta.annotations
         .get_or_insert_default()
@@ -36,12 +36,7 @@ pub(super) fn build(sandbox: &ValidatedSandbox, settings: &Settings) -> Pod {
 }
 
 fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
-    // What `sandbox-init` may take from SIGTERM to its own end.
-    let ending = seconds(settings.grace) + seconds(KILL_PATIENCE);
-    let deadline = seconds(sandbox.startup_timeout())
-        + seconds(sandbox.timeout())
-        + ending
-        + seconds(settings.startup_slack);
+    let ending = ending(settings);
     PodSpec {
         restart_policy: Some("Never".to_owned()),
         automount_service_account_token: Some(false),
@@ -49,7 +44,11 @@ fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
         host_users: sandbox.user_namespace().then_some(false),
         runtime_class_name: sandbox.runtime_class().map(str::to_owned),
         priority_class_name: settings.priority_class.clone(),
-        active_deadline_seconds: Some(deadline),
+        active_deadline_seconds: Some(deadline_seconds(
+            sandbox.timeout(),
+            sandbox.startup_timeout(),
+            settings,
+        )),
         termination_grace_period_seconds: Some(ending + KUBELET_SLACK_SECONDS),
         dns_policy: Some("None".to_owned()),
         dns_config: Some(PodDNSConfig {
@@ -78,6 +77,16 @@ fn spec(sandbox: &ValidatedSandbox, settings: &Settings) -> PodSpec {
         volumes: Some(volumes::volumes(sandbox)),
         ..PodSpec::default()
     }
+}
+
+/// Seconds that `sandbox-init` may take from SIGTERM to its own end.
+fn ending(settings: &Settings) -> i64 {
+    seconds(settings.grace) + seconds(KILL_PATIENCE)
+}
+
+/// `activeDeadlineSeconds` of a Pod whose agent has these times.
+pub fn deadline_seconds(timeout: Duration, startup_timeout: Duration, settings: &Settings) -> i64 {
+    seconds(startup_timeout) + seconds(timeout) + ending(settings) + seconds(settings.startup_slack)
 }
 
 fn install(sandbox: &ValidatedSandbox, settings: &Settings) -> Container {
@@ -133,7 +142,7 @@ pub(super) fn literal(text: &str) -> String {
 }
 
 /// Whole seconds, rounded up.
-pub(super) fn seconds(duration: std::time::Duration) -> i64 {
+pub(super) fn seconds(duration: Duration) -> i64 {
     let whole = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 8);
     if duration.subsec_nanos() > 0 { whole.saturating_add(1) } else { whole }
 }

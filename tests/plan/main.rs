@@ -8,3 +8,4 @@ mod properties;
 mod purity;
 mod restricted;
 mod samples;
+mod schema;

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 ///
 /// Any string is held, because a stored object must always be readable; [`GoDuration::parse`] says whether it is one.
 /// Source: <https://pkg.go.dev/time#ParseDuration>, without signs and without units below a millisecond.
+///
+/// The API server judges the same text by that function, when it compares it with a bound. Both have to come to the same
+/// nanosecond: what it takes and the operator does not is a spec that is refused only after it is stored.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(transparent)]
 pub struct GoDuration(String);
@@ -51,32 +54,66 @@ impl GoDuration {
     /// The length of time that the string means.
     ///
     /// # Errors
-    /// [`DurationError`] when it is empty, has a sign, a unit other than `h`, `m`, `s`, `ms`, or does not fit.
+    /// [`DurationError`] when it is empty, has a sign, a unit other than `h`, `m`, `s`, `ms`, more than 32 characters, or
+    /// is longer than ten years.
     pub fn parse(&self) -> Result<Duration, DurationError> {
         parse(&self.0).ok_or_else(|| DurationError(self.0.chars().take(64).collect()))
     }
 }
 
+/// Characters that the schema allows.
+const MOST_CHARACTERS: usize = 32;
+/// Longest time; every field's own bound is far below.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 fn parse(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    if rest.is_empty() {
+    if text.is_empty() || text.len() > MOST_CHARACTERS {
         return None;
     }
+    let mut rest = text;
+    let mut nanoseconds = 0_u64;
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at_checked(end)?;
-        let (scale_ms, tail) = [("ms", 1.0), ("h", 3_600_000.0), ("m", 60_000.0), ("s", 1_000.0)]
-            .into_iter()
-            .find_map(|(unit, scale)| tail.strip_prefix(unit).map(|t| (scale, t)))?;
-        if number.starts_with('.') || number.ends_with('.') || number.len() > 15 {
-            return None;
-        }
-        let value: f64 = number.parse().ok()?;
-        total = total.checked_add(Duration::try_from_secs_f64(value * scale_ms / 1_000.0).ok()?)?;
+        let (unit, tail) =
+            [("ms", 1_000_000), ("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000_u64)]
+                .into_iter()
+                .find_map(|(name, unit)| tail.strip_prefix(name).map(|tail| (unit, tail)))?;
+        let (whole, fraction) = match number.split_once('.') {
+            Some((whole, fraction)) => (whole, part(fraction, unit)?),
+            None => (number, 0),
+        };
+        let whole = whole.parse::<u64>().ok()?.checked_mul(unit)?;
+        nanoseconds = nanoseconds.checked_add(whole)?.checked_add(fraction)?;
         rest = tail;
     }
-    (total <= Duration::from_secs(10 * 365 * 24 * 3600)).then_some(total)
+    Some(Duration::from_nanos(nanoseconds)).filter(|time| *time <= LONGEST)
+}
+
+/// Nanoseconds of a `unit`'s part with these decimals, cut as Go cuts them, in floating point as well: `leadingFraction`.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "from 0 to one unit, and as inexact as Go"
+)]
+fn part(decimals: &str, unit: u64) -> Option<u64> {
+    if decimals.is_empty() || decimals.contains('.') {
+        return None;
+    }
+    let (mut value, mut scale) = (0_u64, 1_f64);
+    for digit in decimals.bytes().map(|byte| u64::from(byte.wrapping_sub(b'0'))) {
+        if value > i64::MAX as u64 / 10 {
+            break;
+        }
+        let longer = value * 10 + digit;
+        if longer > 1 << 63 {
+            break;
+        }
+        value = longer;
+        scale *= 10.0;
+    }
+    Some((value as f64 * (unit as f64 / scale)) as u64)
 }
 
 #[cfg(test)]
@@ -92,6 +129,8 @@ mod tests {
             ("1.5h", 5_400_000),
             ("0s", 0),
             ("2m3s4ms", 123_004),
+            ("0000000000000000001h", 3_600_000),
+            ("604800.00000000000000000000009s", 604_800_000),
         ] {
             assert_eq!(GoDuration::from_text(text).parse().unwrap(), Duration::from_millis(ms), "{text}");
         }
@@ -118,6 +157,11 @@ mod tests {
     #[test]
     fn what_is_no_duration_is_refused() {
         for text in ["", "5", "-5s", "s", "1d", "1 s", ".5s", "5.s", "1..5s", "99999999999999h", "1h ", "é"]
+        {
+            assert!(GoDuration::from_text(text).parse().is_err(), "{text}");
+        }
+        for text in
+            [&format!("{:032}h", 1)[..], "1h\u{0661}m", "18446744073709551615h", "18446744073709551616s"]
         {
             assert!(GoDuration::from_text(text).parse().is_err(), "{text}");
         }

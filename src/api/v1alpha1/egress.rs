@@ -24,10 +24,11 @@ pub struct Network {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkLimits {
-    /// Bytes that the agent may exchange with all hosts together, both ways, such as `500Mi`; at least `1Ki`.
+    /// Bytes that the agent may exchange with all hosts together, both ways, such as `500Mi`; at least `1Ki` and at
+    /// most `8Pi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?([KMGTP]i|[kMGTP])?$') && quantity(self).compareTo(quantity('1Ki')) >= 0").message("limits.egressBytes must be a quantity of at least 1Ki, such as 500Mi"))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?([KMGTP]i|[kMGTP])?$') && quantity(self).compareTo(quantity('1Ki')) >= 0 && quantity(self).compareTo(quantity('8Pi')) <= 0").message("limits.egressBytes must be a quantity of at least 1Ki and at most 8Pi, such as 500Mi"))]
     pub egress_bytes: Option<String>,
 }
 
@@ -118,10 +119,12 @@ pub enum Protocol {
 pub struct ServiceReference {
     /// Name of the Service.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("service.name must be lower-case letters, digits and hyphens, such as model"))]
     pub name: String,
     /// Namespace of the Service; without it the sandbox's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("service.namespace must be lower-case letters, digits and hyphens, such as team-a"))]
     pub namespace: Option<String>,
 }
 

@@ -42,8 +42,10 @@ pub struct EnvVarSource {
 pub struct KeySelector {
     /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("name must be lower-case letters, digits, hyphens and dots, such as my-object"))]
     pub name: String,
     /// Key in its data.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._A-Za-z0-9]+$') && self != '.' && !self.startsWith('..')").message("key must be letters, digits, '-', '_' and '.', such as token"))]
     pub key: String,
 }

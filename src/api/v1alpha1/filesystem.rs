@@ -75,7 +75,7 @@ impl Mount {
 pub struct EmptyDirSource {
     /// Largest size, such as `256Mi`; at most `resources.ephemeralStorage`.
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message("sizeLimit must be a quantity of bytes above 0, such as 256Mi"))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?([KMGTP]i|[kMGTP])?$') && quantity(self).isGreaterThan(quantity('0')) && quantity(self).compareTo(quantity('8Pi')) <= 0").message("sizeLimit must be a quantity of bytes above 0 and at most 8Pi, such as 256Mi"))]
     pub size_limit: String,
 }
 
@@ -85,6 +85,7 @@ pub struct EmptyDirSource {
 pub struct ClaimSource {
     /// Name of the claim.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("claimName must be lower-case letters, digits, hyphens and dots, such as my-object"))]
     pub claim_name: String,
     /// File or folder in the volume: a relative path without `..`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,6 +100,7 @@ pub struct ClaimSource {
 pub struct NamedSource {
     /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("name must be lower-case letters, digits, hyphens and dots, such as my-object"))]
     pub name: String,
     /// One key, mounted as a file at the path: a relative path without `..`. Where the object has no such key the kubelet mounts
     /// an empty directory.

@@ -10,6 +10,7 @@ pub struct Isolation {
     /// RuntimeClass of the Pod, such as `gvisor`. Without it the cluster's default runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("runtimeClassName must be lower-case letters, digits, hyphens and dots, such as my-object"))]
     pub runtime_class_name: Option<String>,
     /// Whether the Pod runs in a user namespace of its own.
     #[serde(default)]

@@ -17,8 +17,8 @@ pub enum QuantityError {
 /// When `text` is not a decimal number with at most the suffix `m`.
 pub fn millicores_of(text: &str) -> Result<i64, QuantityError> {
     match text.strip_suffix('m') {
-        Some(number) => scaled(number, 1.0, text),
-        None => scaled(text, 1_000.0, text),
+        Some(number) => scaled(number, 1, text),
+        None => scaled(text, 1_000, text),
     }
 }
 
@@ -27,24 +27,24 @@ pub fn millicores_of(text: &str) -> Result<i64, QuantityError> {
 /// # Errors
 /// When `text` is not a decimal number with one of these suffixes.
 pub fn bytes_of(text: &str) -> Result<i64, QuantityError> {
-    const UNITS: [(&str, f64); 10] = [
-        ("Ki", 1024.0),
-        ("Mi", 1_048_576.0),
-        ("Gi", 1_073_741_824.0),
-        ("Ti", 1_099_511_627_776.0),
-        ("Pi", 1_125_899_906_842_624.0),
-        ("k", 1e3),
-        ("M", 1e6),
-        ("G", 1e9),
-        ("T", 1e12),
-        ("P", 1e15),
+    const UNITS: [(&str, u128); 10] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("Ti", 1 << 40),
+        ("Pi", 1 << 50),
+        ("k", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("T", 1_000_000_000_000),
+        ("P", 1_000_000_000_000_000),
     ];
     for (suffix, scale) in UNITS {
         if let Some(number) = text.strip_suffix(suffix) {
             return scaled(number, scale, text);
         }
     }
-    scaled(text, 1.0, text)
+    scaled(text, 1, text)
 }
 
 /// What is wrong with `text`, which is no number of bytes that is `bound`, such as `at least 1Ki`.
@@ -81,24 +81,33 @@ fn hint_of_bytes(text: &str) -> String {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "bounded by 2^53 just before")]
-fn scaled(number: &str, scale: f64, text: &str) -> Result<i64, QuantityError> {
+/// Most that this API counts, of anything: 2^53, 8Pi.
+const MOST: u128 = 1 << 53;
+/// Decimals that are looked at one by one; of further ones only whether they are zeros.
+const DECIMALS: usize = 18;
+
+/// `number` times `scale`, rounded up: in whole numbers, so that it comes to what the API server compares with its bounds.
+fn scaled(number: &str, scale: u128, text: &str) -> Result<i64, QuantityError> {
     let shown = || text.chars().take(64).collect::<String>();
-    let plain = !number.is_empty()
-        && number.len() <= 20
-        && number.chars().all(|c| c.is_ascii_digit() || c == '.')
-        && !number.starts_with('.')
-        && !number.ends_with('.');
-    let value: f64 = if plain {
-        number.parse().map_err(|_| QuantityError::Syntax(shown()))?
-    } else {
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(decimals) {
         return Err(QuantityError::Syntax(shown()));
-    };
-    let exact = (value * scale).ceil();
-    if exact > 9_007_199_254_740_992.0 {
-        return Err(QuantityError::TooLarge(shown()));
     }
-    Ok(exact as i64)
+    exact(whole, decimals, scale)
+        .filter(|value| *value <= MOST)
+        .and_then(|value| i64::try_from(value).ok())
+        .ok_or_else(|| QuantityError::TooLarge(shown()))
+}
+
+/// Nothing where it does not fit.
+fn exact(whole: &str, decimals: &str, scale: u128) -> Option<u128> {
+    let whole: u128 = whole.parse().ok()?;
+    let (near, far) = decimals.split_at_checked(DECIMALS).unwrap_or((decimals, ""));
+    let unit = 10_u128.checked_pow(u32::try_from(near.len()).ok()?)?;
+    let rest = u128::from(far.bytes().any(|byte| byte != b'0'));
+    let part = near.parse::<u128>().ok()?.checked_add(rest)?.checked_mul(scale)?;
+    whole.checked_mul(scale)?.checked_add(part.div_ceil(unit))
 }
 
 #[cfg(test)]
@@ -112,6 +121,12 @@ mod tests {
         assert_eq!(bytes_of("1Gi"), Ok(1 << 30));
         assert_eq!(bytes_of("1G"), Ok(1_000_000_000));
         assert_eq!(bytes_of("128"), Ok(128));
+        assert_eq!(bytes_of("000000000000000000000000001.50Gi"), Ok(3 << 29));
+        assert_eq!(bytes_of("0.0000000000000000000000000001"), Ok(1));
+        assert_eq!(millicores_of("0.0099999999"), Ok(10));
+        for most in ["8Pi", "9007199254.740992M", "9.007199254740992P", "7.9999999999999999999999999999Pi"] {
+            assert_eq!(bytes_of(most), Ok(1 << 53), "{most}");
+        }
     }
 
     #[test]
@@ -147,6 +162,8 @@ mod tests {
         for text in ["", "-1", "1e3", "Mi", "1MiB", "1 Mi", "1.", "0x10"] {
             assert!(bytes_of(text).is_err(), "{text}");
         }
-        assert!(matches!(bytes_of("99999Pi"), Err(QuantityError::TooLarge(_))));
+        for text in ["99999Pi", "9007199254.740993M", &"9".repeat(60), "8.0000000000000000001Pi"] {
+            assert!(matches!(bytes_of(text), Err(QuantityError::TooLarge(_))), "{text}");
+        }
     }
 }

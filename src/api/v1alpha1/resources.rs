@@ -6,20 +6,21 @@ use serde::{Deserialize, Serialize};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Resources {
-    /// CPU, such as `500m` or `2`; at least `10m`.
+    /// CPU, such as `500m` or `2`; at least `10m` and at most `1000000`.
     #[serde(default = "default_cpu")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?m?$') && quantity(self).compareTo(quantity('10m')) >= 0").message("resources.cpu must be a quantity of at least 10m, such as 500m or 2"))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?m?$') && quantity(self).compareTo(quantity('10m')) >= 0 && quantity(self).compareTo(quantity('1000000')) <= 0").message("resources.cpu must be a quantity of at least 10m and at most 1000000, such as 500m or 2"))]
     pub cpu: String,
-    /// Memory, such as `512Mi`; at least `16Mi`. There is no swap.
+    /// Memory, such as `512Mi`; at least `16Mi` and at most `8Pi`. There is no swap.
     #[serde(default = "default_memory")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?([KMGTP]i|[kMGTP])?$') && quantity(self).compareTo(quantity('16Mi')) >= 0").message("resources.memory must be a quantity of at least 16Mi, such as 512Mi"))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?([KMGTP]i|[kMGTP])?$') && quantity(self).compareTo(quantity('16Mi')) >= 0 && quantity(self).compareTo(quantity('8Pi')) <= 0").message("resources.memory must be a quantity of at least 16Mi and at most 8Pi, such as 512Mi"))]
     pub memory: String,
-    /// Disk that the node lends: logs, the writable layer (there is none) and every emptyDir; at least `1Mi`.
+    /// Disk that the node lends: logs, the writable layer (there is none) and every emptyDir; at least `1Mi` and at
+    /// most `8Pi`.
     #[serde(default = "default_ephemeral_storage")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?([KMGTP]i|[kMGTP])?$') && quantity(self).compareTo(quantity('1Mi')) >= 0").message("resources.ephemeralStorage must be a quantity of at least 1Mi, such as 1Gi"))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)?([KMGTP]i|[kMGTP])?$') && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('8Pi')) <= 0").message("resources.ephemeralStorage must be a quantity of at least 1Mi and at most 8Pi, such as 1Gi"))]
     pub ephemeral_storage: String,
     /// Processes and threads at one time, 4 to 32768.
     #[serde(default = "default_pids")]

@@ -3,13 +3,16 @@
 mod egress;
 mod files;
 mod limits;
+mod right;
 mod sandbox;
 mod size;
 mod text;
 
 pub use egress::{Destination, ValidatedRule, names_of_services};
 pub use files::ValidatedMount;
+pub(super) use right::right;
 pub use sandbox::ValidatedSandbox;
+pub(super) use size::fits;
 
 use super::{Foreign, Observed, Settings, keyed, names};
 use crate::{
@@ -124,13 +127,18 @@ pub fn validate(
     if refusals.0.is_empty() { Ok(valid) } else { Err(refusals.0) }
 }
 
-fn identity(sandbox: &AgentSandbox, refusals: &mut Refusals) -> SandboxIdentity {
+/// Which sandbox it is, as it says.
+pub(super) fn identity_of(sandbox: &AgentSandbox) -> SandboxIdentity {
     let meta = &sandbox.metadata;
-    let identity = SandboxIdentity {
+    SandboxIdentity {
         namespace: meta.namespace.clone().unwrap_or_default(),
         name: meta.name.clone().unwrap_or_default(),
         uid: meta.uid.clone().unwrap_or_default(),
-    };
+    }
+}
+
+fn identity(sandbox: &AgentSandbox, refusals: &mut Refusals) -> SandboxIdentity {
+    let identity = identity_of(sandbox);
     refusals.check(
         names::is_subdomain(&identity.name) && identity.name.len() <= 200,
         "metadata.name",

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::{ValidatedMount, ValidatedRule, limits::Limits};
-use crate::{api::v1alpha1::AgentSandboxSpec, init::config::SandboxIdentity};
+use crate::{api::v1alpha1::AgentSandboxSpec, init::config::SandboxIdentity, plan::Marks};
 
 /// A sandbox that passed every check. Only [`super::validate`] makes one.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,16 @@ pub struct ValidatedSandbox {
 }
 
 impl ValidatedSandbox {
+    /// What the metadata of its objects says.
+    pub(in crate::plan) fn marks(&self) -> Marks<'_> {
+        Marks {
+            identity: &self.identity,
+            hash: &self.hash,
+            object_name: &self.object_name,
+            policy_digest: &self.policy_digest,
+        }
+    }
+
     /// Which sandbox it is.
     pub fn identity(&self) -> &SandboxIdentity {
         &self.identity

@@ -1,5 +1,6 @@
 //! Whether the API server could store what is planned. A spec that it takes may lead to an object that it does not: every
 //! `$` is doubled for the kubelet, and one rule for a Service becomes that Service's whole selector.
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde::Serialize;
 
 use super::{Refusals, Settings, ValidatedSandbox};
@@ -19,13 +20,19 @@ pub(super) fn check(sandbox: &ValidatedSandbox, settings: &Settings, refusals: &
             ),
         );
     }
-    let policy = bytes(&network_policy::build(sandbox, settings));
-    if policy > MOST {
+    let policy = network_policy::build(&sandbox.marks(), sandbox.egress(), settings);
+    if !fits(&policy) {
+        let policy = bytes(&policy);
         refusals.invalid(
             "spec.network",
             format!("the rules take {policy} bytes as a NetworkPolicy; at most {MOST} fit. List fewer rules, or Services with shorter selectors"),
         );
     }
+}
+
+/// Whether the API server could store `policy`.
+pub(in crate::plan) fn fits(policy: &NetworkPolicy) -> bool {
+    bytes(policy) <= MOST
 }
 
 /// An object without a JSON form is as large as can be: it could not be sent either.
