@@ -9,6 +9,7 @@ mod certificate;
 mod client_hello;
 mod connection;
 mod context;
+mod crowd;
 mod current_policy;
 mod dial;
 mod endpoints;
@@ -38,6 +39,7 @@ mod standstill;
 mod story;
 mod tokens;
 mod tunnel;
+mod unheard;
 mod vetting;
 
 #[cfg(test)]
