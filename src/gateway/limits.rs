@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 /// What a sandbox may use of a gateway.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Connections in all, also those that wait for their request.
+    pub places: usize,
     /// Connections to servers of all sandboxes at a time: what one takes of memory is bounded, and so all of it.
     pub tunnels: usize,
     /// Connections of one sandbox at a time.
@@ -12,6 +14,10 @@ pub struct Limits {
     pub rate: u32,
     /// Policy streams of one sandbox at a time.
     pub streams: usize,
+    /// Time for a handshake.
+    pub handshake: Duration,
+    /// How long a connection may wait for its request: sidecars keep spare ones for 20 seconds.
+    pub spare: Duration,
     /// Time for a head or a hello, from its first byte.
     pub head: Duration,
     /// Time for the first byte of a request or of the agent.
@@ -33,10 +39,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            places: 20_000,
             tunnels: 4000,
             connections: 256,
             rate: 50,
             streams: 4,
+            handshake: Duration::from_secs(5),
+            spare: Duration::from_secs(30),
             head: Duration::from_secs(5),
             first_byte: Duration::from_secs(30),
             resolve: Duration::from_secs(5),

@@ -10,6 +10,7 @@ mod certificate;
 mod client_hello;
 mod connection;
 mod context;
+mod crowd;
 mod current_policy;
 mod dial;
 mod endpoints;
@@ -39,6 +40,7 @@ mod standstill;
 mod story;
 mod tokens;
 mod tunnel;
+mod unheard;
 mod vetting;
 
 #[cfg(test)]

@@ -83,6 +83,7 @@ impl Options {
     /// What one sandbox may use.
     pub fn limits(&self) -> Limits {
         Limits {
+            places: self.max_connections,
             tunnels: self.max_tunnels,
             connections: self.sandbox_connections,
             rate: self.sandbox_rate,

@@ -10,7 +10,7 @@ use kube::runtime::watcher::Event;
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
@@ -162,7 +162,7 @@ impl Rig {
         let server = Server {
             context: Arc::clone(&context),
             certificates: Arc::clone(&certificates),
-            places: Arc::new(Semaphore::new(1000)),
+            places: Arc::new(Semaphore::new(limits.places)),
             tracker: tracker.clone(),
         };
         tokio::spawn(async move { server.run(listener, acceptor).await });
@@ -211,7 +211,14 @@ impl Rig {
 
     /// A connection of a sidecar that speaks `alpn`.
     pub async fn dial(&self, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(self.address).await?;
+        self.dial_from([127, 0, 0, 1], alpn).await
+    }
+
+    /// The same from another address of loopback.
+    pub async fn dial_from(&self, source: [u8; 4], alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        let stream = socket.connect(self.address).await?;
         self.trusting(alpn).connect(ServerName::try_from(GATEWAY).unwrap(), stream).await
     }
 

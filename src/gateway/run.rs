@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use hickory_resolver::net::NetError;
@@ -32,6 +32,7 @@ use super::sandboxes::{Guarded, Sandboxes};
 use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{ApiServer, Tokens};
+use super::unheard;
 use super::vetting::Vetting;
 use crate::client::{ClientError, client};
 use crate::controller::Filled;
@@ -93,7 +94,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let server = Server {
         context: Arc::clone(&context),
         certificates: Arc::clone(&certificates),
-        places: Arc::new(Semaphore::new(options.max_connections)),
+        places: Arc::new(Semaphore::new(context.limits.places)),
         tracker: TaskTracker::new(),
     };
     let tracker = server.tracker.clone();
@@ -107,6 +108,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             () = context.canary.keep() => {}
             () = context.memory.keep(Path::new(memory::CONTROL_GROUP)) => {}
             () = context.freshness.keep(&client) => {}
+            () = unheard::keep(&context) => {}
             () = attend(&certificates, &filled, &health, &context) => {}
             _ = serving => {}
         }
@@ -128,6 +130,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         let _ = timeout(options.drain, tracker.wait()).await;
         sandboxes.drain();
         let _ = timeout(LAST, tracker.wait()).await;
+        let _ = timeout(LAST, unheard::settle(&context, Instant::now())).await;
         let _ = timeout(LAST, context.records.flush()).await;
     };
     tokio::select! {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -14,20 +15,14 @@ use tokio_util::task::TaskTracker;
 use super::certificate::Certificates;
 use super::context::Context;
 use super::http::head;
+use super::identity::Peer;
 use super::refusal::{Cause, Refusal};
 use super::request::{self, BadRequest, Wish};
 use super::sources::Waiting;
-use super::{policy_stream, tunnel};
-use crate::audit::{NetworkEvent, NetworkOutcome, now_ms};
+use super::{policy_stream, tunnel, unheard};
 use crate::egress::buffered::Buffered;
 use crate::egress::sockets;
 use crate::egress::wire::ALPN;
-
-/// Time for a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-
-/// How long a connection may wait for its request: sidecars keep spare ones for 20 seconds.
-const SPARE: Duration = Duration::from_secs(30);
 
 /// Bytes that the TLS layer keeps for a peer that does not read.
 const UNSENT: usize = 32 * 1024;
@@ -50,7 +45,7 @@ pub struct Server {
     pub context: Arc<Context>,
     /// The certificate.
     pub certificates: Arc<Certificates>,
-    /// Connections in all.
+    /// Room for connections, as many as `context.limits` says.
     pub places: Arc<Semaphore>,
     /// Every connection.
     pub tracker: TaskTracker,
@@ -69,9 +64,17 @@ impl Server {
                     continue;
                 }
             };
-            // Whoever is too many is hung up on: another gateway may have room.
+            // From three quarters of the places on a new one makes room before it takes one, so that there always is some for
+            // those who have something to say. Where there is none all the same another gateway may have room.
+            let crowded = self.places.available_permits() <= self.context.limits.places / 4;
+            let Some(waiting) = self.context.sources.enter(source.ip().to_canonical(), crowded) else {
+                continue;
+            };
+            if crowded {
+                // What has to end gets its turn to do so.
+                yield_now().await;
+            }
             let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { continue };
-            let Some(waiting) = self.context.sources.enter(source.ip().to_canonical()) else { continue };
             if self.certificates.valid_for().is_none() {
                 continue;
             }
@@ -84,6 +87,20 @@ impl Server {
     }
 }
 
+type Agent = TlsStream<Buffered<TcpStream>>;
+
+/// Why somebody is nobody.
+enum Stranger {
+    /// It said nothing, or not all, in its time.
+    Silent,
+    /// It hung up by itself before it had said anything: a probe of the port, or a spare connection that is not needed.
+    Left,
+    /// This gateway is about to end.
+    Draining,
+    /// It is refused, and told so where it can be.
+    Refused(Refusal, Option<Box<Agent>>),
+}
+
 async fn serve(
     context: &Context,
     acceptor: &TlsAcceptor,
@@ -91,55 +108,76 @@ async fn serve(
     source: SocketAddr,
     waiting: Waiting,
 ) {
+    let greeted = tokio::select! {
+        biased;
+        // It was counted by whoever needs the room.
+        () = waiting.ended() => return,
+        greeted = greet(context, acceptor, stream, &waiting) => greeted,
+    };
+    match greeted {
+        Ok((mut agent, peer, wish)) => {
+            drop(waiting);
+            answer(context, &mut agent, &peer, &wish, source).await;
+        }
+        Err(Stranger::Silent) => waiting.silent(),
+        Err(Stranger::Left) => waiting.left(),
+        Err(Stranger::Draining) => {}
+        Err(Stranger::Refused(refusal, agent)) => {
+            if let Some(suppressed) = waiting.refused() {
+                context.records.write(unheard::of_nobody(source, &refusal, suppressed)).await;
+            }
+            let Some(mut agent) = agent else { return };
+            context.metrics.ended(false, refusal.cause.word());
+            let response = refusal.response();
+            tokio::select! {
+                () = waiting.ended() => {}
+                () = tunnel::finish(&mut *agent, &response) => {}
+            }
+        }
+    }
+}
+
+/// Finds out who asks, and for what.
+async fn greet(
+    context: &Context,
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    waiting: &Waiting,
+) -> Result<(Box<Agent>, Peer, Wish), Stranger> {
     let _ = stream.set_nodelay(true);
-    let mut agent = match timeout(HANDSHAKE, acceptor.accept(Buffered::new(stream))).await {
-        Ok(Ok(agent)) => agent,
+    let mut agent = match timeout(context.limits.handshake, acceptor.accept(Buffered::new(stream))).await {
+        Ok(Ok(agent)) => Box::new(agent),
         Ok(Err(error)) => {
             context.metrics.handshake_failures.inc();
             // Probes of ports hang up without a word.
-            if error.kind() != std::io::ErrorKind::UnexpectedEof {
-                let refusal = Refusal::new(Cause::Unauthenticated, format!("no TLS handshake: {error}"));
-                record(context, source, &waiting, &refusal).await;
+            if error.kind() == std::io::ErrorKind::UnexpectedEof {
+                return Err(Stranger::Left);
             }
-            return;
+            let refusal = Refusal::new(Cause::Unauthenticated, format!("no TLS handshake: {error}"));
+            return Err(Stranger::Refused(refusal, None));
         }
         Err(_) => {
             context.metrics.handshake_failures.inc();
-            return;
+            return Err(Stranger::Silent);
         }
     };
     agent.get_mut().1.set_buffer_limit(Some(UNSENT));
-    let result = if agent.get_ref().1.alpn_protocol() == Some(ALPN) {
-        request(context, &mut agent).await
-    } else {
+    if agent.get_ref().1.alpn_protocol() != Some(ALPN) {
         let message = "another protocol was spoken than between sidecar and gateway";
-        Err(Some(Refusal::new(Cause::BadRequest, message)))
+        return Err(Stranger::Refused(Refusal::new(Cause::BadRequest, message), Some(agent)));
+    }
+    let request = match request(context, &mut *agent).await {
+        Ok(request) => request,
+        Err(Stranger::Refused(refusal, _)) => return Err(Stranger::Refused(refusal, Some(agent))),
+        Err(other) => return Err(other),
     };
-    let refusal = match result {
-        Ok(request) => {
-            match context.identity.authenticate(request.token.as_ref(), || waiting.may_ask()).await {
-                Ok(peer) => {
-                    drop(waiting);
-                    return answer(context, &mut agent, &peer, &request.wish, source).await;
-                }
-                Err(refusal) => refusal,
-            }
-        }
-        Err(Some(refusal)) => refusal,
-        Err(None) => return,
-    };
-    context.metrics.ended(false, refusal.cause.word());
-    record(context, source, &waiting, &refusal).await;
-    tunnel::finish(&mut agent, &refusal.response()).await;
+    match context.identity.authenticate(request.token.as_ref(), || waiting.may_ask()).await {
+        Ok(peer) => Ok((agent, peer, request.wish)),
+        Err(refusal) => Err(Stranger::Refused(refusal, Some(agent))),
+    }
 }
 
-async fn answer(
-    context: &Context,
-    agent: &mut TlsStream<Buffered<TcpStream>>,
-    peer: &super::identity::Peer,
-    wish: &Wish,
-    source: SocketAddr,
-) {
+async fn answer(context: &Context, agent: &mut Agent, peer: &Peer, wish: &Wish, source: SocketAddr) {
     match wish {
         Wish::Connect(connect) => tunnel::serve(context, agent, peer, connect, source).await,
         Wish::Policy => {
@@ -151,27 +189,31 @@ async fn answer(
     }
 }
 
-/// The request. `Err(None)`: the peer left, or was asked for nothing in time; a spare connection that is not needed.
+/// The request.
 async fn request<A: AsyncBufRead + Unpin>(
     context: &Context,
     agent: &mut A,
-) -> Result<request::Request, Option<Refusal>> {
+) -> Result<request::Request, Stranger> {
     let waited = tokio::select! {
-        () = context.drained() => return Err(None),
-        first = timeout(SPARE, agent.fill_buf()) => first,
+        () = context.drained() => return Err(Stranger::Draining),
+        first = timeout(context.limits.spare, agent.fill_buf()) => first,
     };
-    if !matches!(waited, Ok(Ok([_, ..]))) {
-        return Err(None);
+    match waited {
+        Ok(Ok([_, ..])) => {}
+        Ok(_) => return Err(Stranger::Left),
+        Err(_) => return Err(Stranger::Silent),
     }
     let deadline = Instant::now() + context.limits.head;
     let (mut bytes, mut seen) = (Vec::new(), 0);
-    let refuse = |error: BadRequest| Some(Refusal::new(Cause::BadRequest, error.to_string()));
+    let refuse =
+        |error: BadRequest| Stranger::Refused(Refusal::new(Cause::BadRequest, error.to_string()), None);
     loop {
         let Ok(piece) = timeout_at(deadline, agent.fill_buf()).await else {
-            return Err(Some(Refusal::new(Cause::TooSlow, "the request did not come to its end in time")));
+            let message = "the request did not come to its end in time";
+            return Err(Stranger::Refused(Refusal::new(Cause::TooSlow, message), None));
         };
         let piece = match piece {
-            Ok([]) | Err(_) => return Err(None),
+            Ok([]) | Err(_) => return Err(Stranger::Silent),
             Ok(piece) => piece,
         };
         let (before, length) = (bytes.len(), piece.len());
@@ -190,34 +232,4 @@ async fn request<A: AsyncBufRead + Unpin>(
             Err(error) => return Err(refuse(error.into())),
         }
     }
-}
-
-/// Records a refusal of somebody who did not say who it is, unless there are too many of them.
-async fn record(context: &Context, source: SocketAddr, waiting: &Waiting, refusal: &Refusal) {
-    let Some(suppressed) = waiting.refused() else { return };
-    context
-        .records
-        .write(NetworkEvent {
-            connection: None,
-            sandbox: None,
-            pod: None,
-            policy: None,
-            source,
-            via: None,
-            host: None,
-            port: None,
-            address: None,
-            protocol: None,
-            outcome: NetworkOutcome::Refused,
-            rule: None,
-            reason: refusal.cause.word(),
-            detail: Some(refusal.message.clone()),
-            bytes_out: 0,
-            bytes_in: 0,
-            requests: None,
-            started: now_ms(),
-            duration: 0,
-            suppressed,
-        })
-        .await;
 }

@@ -162,3 +162,84 @@ async fn a_flood_of_strangers_is_counted_and_not_recorded_one_by_one() {
     }
     assert!(recorded < 40, "{recorded}");
 }
+
+#[tokio::test]
+async fn who_is_silent_makes_room_for_who_asks() {
+    let limits = Limits { places: 60, ..Limits::default() };
+    let mut rig = Rig::with(limits, vec![rule("a.example")]).await;
+    let server = rig.echo("a.example").await;
+    rig.site("a.example", "198.51.100.7", 443, server);
+    // A spare one of a sidecar, and then three addresses that open what they can and say nothing.
+    let mut spare = rig.dial(ALPN).await.unwrap();
+    let silent = |last: u8| {
+        let rig = &rig;
+        async move {
+            let mut held = Vec::new();
+            loop {
+                held.extend(rig.dial_from([127, 0, 0, last], ALPN).await.ok());
+                if held.len() > 40 {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    };
+    let asking = async {
+        sleep(Duration::from_secs(1)).await;
+        let mut tunnels = Vec::new();
+        for _ in 0..20 {
+            tunnels.push(rig.connect("a.example:443").await.unwrap());
+            sleep(Duration::from_millis(20)).await;
+        }
+        spare.write_all(connect_request("a.example:443", "good", 0).as_bytes()).await.unwrap();
+        assert!(read_head(&mut spare).await.starts_with("HTTP/1.1 200 "), "it was not its turn");
+        tunnels.push(spare);
+        tunnels
+    };
+    let tunnels = tokio::select! {
+        () = async { tokio::join!(silent(2), silent(3), silent(4)); } => unreachable!(),
+        tunnels = timeout(4 * SOON, asking) => tunnels.unwrap(),
+    };
+    assert_eq!(tunnels.len(), 21);
+    drop(tunnels);
+    rig.until_idle().await;
+    for _ in 0..21 {
+        assert_eq!(rig.record().await["status_code"], "AllowedByRule");
+    }
+    unheard::settle(&rig.context, std::time::Instant::now()).await;
+    let mut counted: Vec<_> = Vec::new();
+    for _ in 0..3 {
+        let record = rig.record().await;
+        assert_eq!(record["status_code"], "Unauthenticated");
+        assert!(record["unmapped"]["suppressed"].as_u64().unwrap() > 5, "{record}");
+        counted.push(record["src_endpoint"]["ip"].as_str().unwrap().to_owned());
+    }
+    counted.sort();
+    assert_eq!(counted, ["127.0.0.2", "127.0.0.3", "127.0.0.4"]);
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_counted() {
+    let limits = Limits {
+        handshake: Duration::from_millis(200),
+        spare: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, Vec::new()).await;
+    let mut no_hello = TcpStream::connect(rig.address).await.unwrap();
+    let mut no_request = rig.dial(ALPN).await.unwrap();
+    for stream in [&mut no_hello as &mut (dyn tokio::io::AsyncRead + Unpin), &mut no_request] {
+        let _ = timeout(SOON, stream.read_to_end(&mut Vec::new())).await.expect("it ends");
+    }
+    let mut half = rig.send("CONNECT a.ex").await;
+    half.shutdown().await.unwrap();
+    let _ = timeout(SOON, half.read_to_end(&mut Vec::new())).await.expect("it ends");
+    // These hang up by themselves, as sidecars do.
+    drop((rig.dial(ALPN).await.unwrap(), TcpStream::connect(rig.address).await.unwrap()));
+    sleep(Duration::from_millis(100)).await;
+    unheard::settle(&rig.context, std::time::Instant::now()).await;
+    let record = rig.record().await;
+    assert_eq!(
+        (&record["status_code"], &record["unmapped"]["suppressed"], &record["src_endpoint"]["ip"]),
+        (&"Unauthenticated".into(), &3.into(), &"127.0.0.1".into())
+    );
+}

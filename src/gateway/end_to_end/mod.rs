@@ -17,6 +17,7 @@ use super::pods::tests::pod;
 use super::resolve::tests::Said;
 use super::rig::{Rig, SOON, connect_request, http_server, pod_name, read_head, serve};
 use super::sandboxes::tests::{object, rule};
+use super::unheard;
 use crate::api::v1alpha1::{EgressRule, Protocol};
 use crate::egress::wire::{ALPN, PolicyUpdate};
 
