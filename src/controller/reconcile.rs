@@ -31,7 +31,7 @@ use crate::telemetry::{ErrorLabels, ResultLabels};
 
 /// Longest time of one reconcile.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Time after which Services and foreign objects, which are not watched, are looked at again.
+/// Time after which Services, which are not watched, are looked at again for rules that hold.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// Reconciles one sandbox. A panic is an error of this sandbox only.
@@ -95,6 +95,7 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
             None => Timestamp::MAX,
         };
         context.backoff.reset(&identity.sandbox.uid);
+        context.looks.forget(&identity.sandbox.uid);
         return Ok(until(expiry(sandbox, &status).unwrap_or(Timestamp::MAX).min(again)));
     }
     Ok(work.look_again(&done))
@@ -290,8 +291,16 @@ impl Work<'_> {
         let network = self.sandbox.spec.network.as_ref();
         let services = network.is_some_and(|n| n.egress.iter().any(|r| r.service.is_some()));
         let node = matches!(done.step, Step::Stopping { .. });
-        if services || node || done.refused.is_some() {
+        // Where a Pod exists the rules that are right hold also while the spec is refused.
+        if node || (services && (done.refused.is_none() || done.pod.is_some())) {
             delays.push(LOOK_AGAIN);
+        }
+        match &done.refused {
+            Some(refused) => {
+                let generation = self.sandbox.metadata.generation;
+                delays.push(self.context.looks.next(uid, generation, &refused.message, Instant::now()));
+            }
+            None => self.context.looks.forget(uid),
         }
         delays.into_iter().min().map_or_else(Action::await_change, Action::requeue)
     }

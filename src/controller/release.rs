@@ -1,6 +1,7 @@
 //! Lets policies go, once nothing runs under them any more. The finalizer keeps a `NetworkPolicy` until no Pod of its
 //! name exists, whoever deleted it and whether or not the sandbox still exists: so this works from the policies, not
 //! from the sandboxes, also after a restart.
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +49,10 @@ pub async fn release(context: Arc<Context>, wake: Arc<Notify>) {
                 tracing::warn!(%error, pod = pod.name_any(), "Pod without a sandbox not deleted; trying again");
             }
         }
-        context.memory.retain(|uid| sandboxes.iter().any(|s| s.meta().uid.as_deref() == Some(uid)));
+        let sandboxes = context.sandboxes.state();
+        let uids: HashSet<&str> = sandboxes.iter().filter_map(|s| s.meta().uid.as_deref()).collect();
+        context.memory.retain(|uid| uids.contains(uid));
+        context.looks.retain(|uid| uids.contains(uid));
         #[allow(clippy::cast_precision_loss, reason = "a gauge of a count far below 2^52")]
         context.metrics.sandboxes.set(sandboxes.len() as f64);
     }
