@@ -27,7 +27,7 @@ use super::write::write;
 use crate::api::v1alpha1::{AgentSandbox, AgentSandboxStatus};
 use crate::audit::ControlPlaneEvent;
 use crate::plan::{Plan, Prepared, Settings, deadline_seconds};
-use crate::telemetry::{ErrorLabels, ResultLabels};
+use crate::telemetry::{ErrorLabels, Metrics, ResultLabels};
 
 /// Longest time of one reconcile.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -46,15 +46,29 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
             return Ok(Action::await_change());
         }
     };
-    let work = Box::pin(tokio::time::timeout(LIMIT, one(sandbox, &context)));
+    let result = measured(&context.metrics, one(sandbox, &context)).await;
+    context.metrics.duration.observe(begun.elapsed().as_secs_f64());
+    result
+}
+
+/// Does `work` within [`LIMIT`], makes an error of a panic, and counts what came of it.
+async fn measured(
+    metrics: &Metrics,
+    work: impl Future<Output = Result<Action, Error>>,
+) -> Result<Action, Error> {
+    let work = Box::pin(tokio::time::timeout(LIMIT, work));
     let result = match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::TimedOut(LIMIT)),
         Err(_) => Err(Error::Panicked),
     };
-    let label = if result.is_ok() { "ok" } else { "error" };
-    context.metrics.reconciles.get_or_create(&ResultLabels { result: label }).inc();
-    context.metrics.duration.observe(begun.elapsed().as_secs_f64());
+    let label = match result {
+        Ok(_) => "ok",
+        // An alert of its own looks for it: it is a bug, and no state of the cluster.
+        Err(Error::Panicked) => "panic",
+        Err(_) => "error",
+    };
+    metrics.reconciles.get_or_create(&ResultLabels { result: label }).inc();
     result
 }
 
@@ -316,4 +330,27 @@ fn known_timeout(status: &AgentSandboxStatus) -> Option<Duration> {
 fn exceptions(settings: &Settings) -> String {
     let networks = settings.gateway.iter().flat_map(|gateway| &gateway.reachable_cidrs);
     networks.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Exposition as _;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_its_own_in_the_metrics() {
+        let metrics = Metrics::default();
+        assert!(measured(&metrics, async { Ok(Action::await_change()) }).await.is_ok());
+        assert!(measured(&metrics, async { Err(Error::NotLeader) }).await.is_err());
+        let panicked = measured(&metrics, async { panic!("on purpose") }).await;
+        assert!(matches!(panicked, Err(Error::Panicked)), "{panicked:?}");
+        let text = metrics.encode().unwrap();
+        for result in ["ok", "error", "panic"] {
+            let line = format!("agentsandbox_reconcile_total{{result=\"{result}\"}} 1");
+            assert!(text.contains(&line), "{text}");
+        }
+        // The alert looks for what is counted.
+        let alerts = include_str!("../../charts/agentsandbox/templates/monitoring.yaml");
+        assert!(alerts.contains("agentsandbox_reconcile_total{result=\"panic\"}"));
+    }
 }
