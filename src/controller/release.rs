@@ -49,13 +49,20 @@ pub async fn release(context: Arc<Context>, wake: Arc<Notify>) {
                 tracing::warn!(%error, pod = pod.name_any(), "Pod without a sandbox not deleted; trying again");
             }
         }
-        let sandboxes = context.sandboxes.state();
-        let uids: HashSet<&str> = sandboxes.iter().filter_map(|s| s.meta().uid.as_deref()).collect();
-        context.memory.retain(|uid| uids.contains(uid));
-        context.looks.retain(|uid| uids.contains(uid));
-        #[allow(clippy::cast_precision_loss, reason = "a gauge of a count far below 2^52")]
-        context.metrics.sandboxes.set(sandboxes.len() as f64);
+        forget(&context);
     }
+}
+
+/// Forgets what is remembered of sandboxes that are gone.
+fn forget(context: &Context) {
+    // As they are now: one that came since the look began may be remembered already.
+    let sandboxes = context.sandboxes.state();
+    let uids: HashSet<&str> = sandboxes.iter().filter_map(|s| s.meta().uid.as_deref()).collect();
+    context.memory.retain(|uid| uids.contains(uid));
+    context.looks.retain(|uid| uids.contains(uid));
+    context.backoff.retain(|uid| uids.contains(uid));
+    #[allow(clippy::cast_precision_loss, reason = "a gauge of a count far below 2^52")]
+    context.metrics.sandboxes.set(sandboxes.len() as f64);
 }
 
 async fn one(context: &Context, policy: &NetworkPolicy) -> Result<(), Error> {
