@@ -28,6 +28,11 @@ impl Backoff {
     pub fn reset(&self, uid: &str) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
+
+    /// Forgets every sandbox that `exists` does not know: one that is deleted while it waits is not reconciled again.
+    pub fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| exists(uid));
+    }
 }
 
 /// Delay after `failure` failures before this one; `random` spreads it from 80 to 120 %.
@@ -63,5 +68,16 @@ mod tests {
         assert!(backoff.next("a") > Duration::from_secs(40));
         backoff.reset("a");
         assert!(backoff.next("a") < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_and_what_waits_is_not() {
+        let backoff = Backoff::default();
+        for uid in ["gone", "here"].repeat(10) {
+            backoff.next(uid);
+        }
+        backoff.retain(|uid| uid == "here");
+        assert_eq!(backoff.failures.lock().unwrap().len(), 1);
+        assert!(backoff.next("here") > Duration::from_secs(40));
     }
 }

@@ -13,6 +13,7 @@ use super::backoff::Backoff;
 use super::crash::Crash;
 use super::error::Error;
 use super::lease::Fence;
+use super::looks::Looks;
 use super::pod::SlimPod;
 use crate::api::v1alpha1::{AgentSandbox, AgentSandboxStatus};
 use crate::audit::ControlPlaneLog;
@@ -45,6 +46,8 @@ pub struct Context {
     pub audit: ControlPlaneLog,
     /// Delays after failures.
     pub backoff: Backoff,
+    /// When refused specs are looked at again.
+    pub looks: Looks,
     /// Statuses that the watch may not have brought yet.
     pub memory: Memory,
     /// Fault injection.

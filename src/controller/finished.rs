@@ -9,7 +9,7 @@ use kube::runtime::controller::Action;
 use super::apply;
 use super::context::{Context, Identity};
 use super::error::{Doing, Error};
-use super::gather::{Seen, gather};
+use super::gather::{self, Seen};
 use super::judge::judge;
 use super::lifecycle::after;
 use super::pod::SlimPod;
@@ -25,12 +25,13 @@ pub async fn finished(
     identity: &Identity,
     status: &AgentSandboxStatus,
 ) -> Result<Action, Error> {
-    let seen = gather(context, sandbox, status, identity).await?;
+    let mut seen = gather::objects(context, status, identity).await?;
     let mut again = Timestamp::MAX;
-    if let Some(pod) = seen.pod.as_deref() {
-        again = end(context, pod, status).await?;
-        if !has_ended(pod) {
-            confine(context, sandbox, identity, &seen, pod).await?;
+    if let Some(pod) = seen.pod.clone() {
+        again = end(context, &pod, status).await?;
+        if !has_ended(&pod) {
+            gather::services(&context.client, sandbox, identity, true, &mut seen.observed).await?;
+            confine(context, sandbox, identity, &seen, &pod).await?;
         }
     }
     context.backoff.reset(&identity.sandbox.uid);

@@ -32,6 +32,7 @@ mod gather;
 mod judge;
 mod lease;
 mod lifecycle;
+mod looks;
 mod notices;
 mod ownership;
 mod pod;

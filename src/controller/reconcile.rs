@@ -27,11 +27,11 @@ use super::write::write;
 use crate::api::v1alpha1::{AgentSandbox, AgentSandboxStatus};
 use crate::audit::ControlPlaneEvent;
 use crate::plan::{Plan, Prepared, Settings, deadline_seconds};
-use crate::telemetry::{ErrorLabels, ResultLabels};
+use crate::telemetry::{ErrorLabels, Metrics, ResultLabels};
 
 /// Longest time of one reconcile.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Time after which Services and foreign objects, which are not watched, are looked at again.
+/// Time after which Services, which are not watched, are looked at again for rules that hold.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// Reconciles one sandbox. A panic is an error of this sandbox only.
@@ -46,15 +46,29 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
             return Ok(Action::await_change());
         }
     };
-    let work = Box::pin(tokio::time::timeout(LIMIT, one(sandbox, &context)));
+    let result = measured(&context.metrics, one(sandbox, &context)).await;
+    context.metrics.duration.observe(begun.elapsed().as_secs_f64());
+    result
+}
+
+/// Does `work` within [`LIMIT`], makes an error of a panic, and counts what came of it.
+async fn measured(
+    metrics: &Metrics,
+    work: impl Future<Output = Result<Action, Error>>,
+) -> Result<Action, Error> {
+    let work = Box::pin(tokio::time::timeout(LIMIT, work));
     let result = match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::TimedOut(LIMIT)),
         Err(_) => Err(Error::Panicked),
     };
-    let label = if result.is_ok() { "ok" } else { "error" };
-    context.metrics.reconciles.get_or_create(&ResultLabels { result: label }).inc();
-    context.metrics.duration.observe(begun.elapsed().as_secs_f64());
+    let label = match result {
+        Ok(_) => "ok",
+        // An alert of its own looks for it: it is a bug, and no state of the cluster.
+        Err(Error::Panicked) => "panic",
+        Err(_) => "error",
+    };
+    metrics.reconciles.get_or_create(&ResultLabels { result: label }).inc();
     result
 }
 
@@ -95,6 +109,7 @@ async fn one(sandbox: &AgentSandbox, context: &Context) -> Result<Action, Error>
             None => Timestamp::MAX,
         };
         context.backoff.reset(&identity.sandbox.uid);
+        context.looks.forget(&identity.sandbox.uid);
         return Ok(until(expiry(sandbox, &status).unwrap_or(Timestamp::MAX).min(again)));
     }
     Ok(work.look_again(&done))
@@ -290,8 +305,16 @@ impl Work<'_> {
         let network = self.sandbox.spec.network.as_ref();
         let services = network.is_some_and(|n| n.egress.iter().any(|r| r.service.is_some()));
         let node = matches!(done.step, Step::Stopping { .. });
-        if services || node || done.refused.is_some() {
+        // Where a Pod exists the rules that are right hold also while the spec is refused.
+        if node || (services && (done.refused.is_none() || done.pod.is_some())) {
             delays.push(LOOK_AGAIN);
+        }
+        match &done.refused {
+            Some(refused) => {
+                let generation = self.sandbox.metadata.generation;
+                delays.push(self.context.looks.next(uid, generation, &refused.message, Instant::now()));
+            }
+            None => self.context.looks.forget(uid),
         }
         delays.into_iter().min().map_or_else(Action::await_change, Action::requeue)
     }
@@ -307,4 +330,27 @@ fn known_timeout(status: &AgentSandboxStatus) -> Option<Duration> {
 fn exceptions(settings: &Settings) -> String {
     let networks = settings.gateway.iter().flat_map(|gateway| &gateway.reachable_cidrs);
     networks.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Exposition as _;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_its_own_in_the_metrics() {
+        let metrics = Metrics::default();
+        assert!(measured(&metrics, async { Ok(Action::await_change()) }).await.is_ok());
+        assert!(measured(&metrics, async { Err(Error::NotLeader) }).await.is_err());
+        let panicked = measured(&metrics, async { panic!("on purpose") }).await;
+        assert!(matches!(panicked, Err(Error::Panicked)), "{panicked:?}");
+        let text = metrics.encode().unwrap();
+        for result in ["ok", "error", "panic"] {
+            let line = format!("agentsandbox_reconcile_total{{result=\"{result}\"}} 1");
+            assert!(text.contains(&line), "{text}");
+        }
+        // The alert looks for what is counted.
+        let alerts = include_str!("../../charts/agentsandbox/templates/monitoring.yaml");
+        assert!(alerts.contains("agentsandbox_reconcile_total{result=\"panic\"}"));
+    }
 }

@@ -22,6 +22,7 @@ use super::crash::Crash;
 use super::filled::Filled;
 use super::gateway::{Finder, arrivals};
 use super::lease::{Elector, Fence};
+use super::looks::Looks;
 use super::pod::SlimPod;
 use super::reconcile::{on_error, reconcile};
 use super::release::release;
@@ -214,6 +215,7 @@ async fn control(client: Client, options: &Options, fence: Fence, metrics: Arc<M
         metrics,
         audit: ControlPlaneLog::new(std::io::stdout()),
         backoff: Backoff::default(),
+        looks: Looks::default(),
         memory: Memory::default(),
         crash: Crash::after(options.exit_after_writes),
     });

@@ -26,8 +26,8 @@ pub use observed::{Foreign, Observed, ObservedPort, ObservedService};
 pub use pod::deadline_seconds;
 pub use settings::{GatewayReach, GatewaySettings, METADATA, Settings, gateway_name};
 pub use validate::{
-    Destination, Refusal, ValidatedMount, ValidatedRule, ValidatedSandbox, names_of_services, reason,
-    validate,
+    Destination, MOST_SERVICES, Refusal, ValidatedMount, ValidatedRule, ValidatedSandbox, names_of_services,
+    reason, validate,
 };
 
 use crate::api::v1alpha1::{GROUP, VERSION};

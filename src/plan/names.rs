@@ -27,6 +27,14 @@ pub fn object_name(name: &str, hash: &str) -> String {
     }
 }
 
+/// The hash in `object`, where that can be the name of a sandbox's Pod and `NetworkPolicy`: unlike a label nobody can take
+/// it off.
+pub fn hash_of(object: &str) -> Option<&str> {
+    let (kept, hash) = object.rsplit_once('-')?;
+    let is_hash = hash.len() == 32 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (is_hash && is_label(kept) && kept.len() <= KEPT).then_some(hash)
+}
+
 /// Whether `text` is a DNS-1123 subdomain (RFC 1123): at most 253 characters of labels joined by dots.
 pub fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(|label| !label.is_empty() && is_label_text(label))
@@ -56,6 +64,17 @@ mod tests {
         for name in ["fix", "a.b.c", &"x".repeat(200), "123456789012345678901234567-tail", "..", ""] {
             let object = object_name(name, &h);
             assert!(is_label(&object) && object.len() <= 61, "{object}");
+            assert_eq!(hash_of(&object), Some(h.as_str()), "{object}");
+        }
+        for other in [
+            "a",
+            &h,
+            &format!("-{h}"),
+            &format!("a-{h}-b"),
+            &format!("a-{}", h.to_uppercase()),
+            &format!("{}-{h}", "a".repeat(29)),
+        ] {
+            assert_eq!(hash_of(other), None, "{other}");
         }
         assert_eq!(object_name("a.b", &h), format!("a-b-{h}"));
     }

@@ -10,6 +10,9 @@ use crate::api::v1alpha1::Protocol;
 pub struct Observed {
     /// The Services that the rules name and that exist, by namespace and name.
     pub services: BTreeMap<(String, String), ObservedService>,
+    /// Services that the rules name and that were not looked at, because the spec is refused anyway: another one is
+    /// missing, or there are too many. Nothing is said of them.
+    pub unread: BTreeSet<(String, String)>,
     /// Names of ours that somebody else's objects have.
     pub foreign: BTreeSet<Foreign>,
 }

@@ -56,7 +56,7 @@ pub struct EgressRule {
     #[schemars(length(min = 3, max = 64))]
     #[x_kube(validation = Rule::new("isCIDR(self)").message("cidr must be a network such as 198.51.100.0/24; for one address write 198.51.100.7/32"))]
     pub cidr: Option<String>,
-    /// A Service; its Pods are selected, not its address. Its name does not resolve in the sandbox: give the agent the cluster
+    /// A Service, of which all rules together may name 32; its Pods are selected, not its address. Its name does not resolve in the sandbox: give the agent the cluster
     /// IP, for example in `env`; it connects to that and the Service's port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceReference>,

@@ -38,6 +38,9 @@ pub enum Destination {
     },
 }
 
+/// Most different Services of one sandbox. They are not watched: each costs a read whenever the sandbox is looked at.
+pub const MOST_SERVICES: usize = 32;
+
 /// Namespace and name of every Service that the rules name, for gathering [`Observed`].
 pub fn names_of_services(network: Option<&Network>, own_namespace: &str) -> Vec<(String, String)> {
     let rules = network.map_or(&[][..], |n| n.egress.as_slice());
@@ -61,6 +64,19 @@ pub(super) fn check(
 ) -> Vec<ValidatedRule> {
     let rules = network.map_or(&[][..], |n| n.egress.as_slice());
     refusals.check(rules.len() <= 256, "spec.network.egress", "must be at most 256 rules");
+    let services = names_of_services(network, own_namespace);
+    if services.len() > MOST_SERVICES {
+        refusals.invalid(
+            "spec.network.egress",
+            format!(
+                "names {} different Services; at most {MOST_SERVICES} may be named. Put one Service in front of several, or write cidr",
+                services.len()
+            ),
+        );
+    } else if !observed.unread.is_empty() && services.iter().all(|key| !is_missing(key, observed)) {
+        // They are left out below, and a rule must never be left out in silence.
+        refusals.add(reason::SERVICE_NOT_FOUND, "spec.network.egress", "not every Service was looked at");
+    }
     if let Err(error) = bytes_of_limits(network.and_then(|n| n.limits.as_ref())) {
         refusals.invalid(error.field, error.message);
     }
@@ -182,6 +198,11 @@ fn check_cidr(
     })
 }
 
+/// Whether the Service was looked for and not found.
+fn is_missing(key: &(String, String), observed: &Observed) -> bool {
+    !observed.services.contains_key(key) && !observed.unread.contains(key)
+}
+
 /// Whether the Service is in the operator's own namespace, whose Pods serve more ports than the gateway's.
 fn is_operators(service: &ServiceReference, own_namespace: &str, settings: &Settings) -> bool {
     let (namespace, _) = key(service, own_namespace);
@@ -207,6 +228,9 @@ fn check_service(
         return None;
     }
     let Some(seen) = observed.services.get(&key) else {
+        if !is_missing(&key, observed) {
+            return None;
+        }
         refusals.add(
             reason::SERVICE_NOT_FOUND,
             format!("{field}.service"),

@@ -8,7 +8,7 @@ mod sandbox;
 mod size;
 mod text;
 
-pub use egress::{Destination, ValidatedRule, names_of_services};
+pub use egress::{Destination, MOST_SERVICES, ValidatedRule, names_of_services};
 pub use files::ValidatedMount;
 pub(super) use right::right;
 pub use sandbox::ValidatedSandbox;

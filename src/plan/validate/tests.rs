@@ -37,7 +37,7 @@ fn observed() -> Observed {
             (("serving".to_owned(), "model".to_owned()), model),
             (("team-a".to_owned(), "bare".to_owned()), bare),
         ]),
-        foreign: BTreeSet::new(),
+        ..Observed::default()
     }
 }
 
