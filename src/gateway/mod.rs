@@ -4,8 +4,10 @@
 //! sandbox's limits and policy ([`live`], [`sandboxes`]), resolving ([`resolve`]), the address ([`vetting`]), dialling
 //! ([`dial`]), what the agent says first ([`first_bytes`]), and then [`relay`], until either side, a limit or a change
 //! of the policy ends it and one record is written ([`tunnel`]).
+mod base64url;
 mod canary;
 mod certificate;
+mod claims;
 mod client_hello;
 mod connection;
 mod context;

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::canary::Canary;
 use super::certificate::Certificates;
 use super::certificate::tests::Authority;
+use super::claims::tests::token_of;
 use super::context::Context;
 use super::dial::Dialer;
 use super::endpoints::Endpoints;
@@ -53,14 +54,14 @@ pub const GATEWAY: &str = "agentsandbox-gateway.system.svc";
 /// Everything has to happen within this time.
 pub const SOON: Duration = Duration::from_secs(5);
 
-/// Plays the API server: `good` is the token of the Pod, `away` brings no answer.
+/// Plays the API server, by a token's signature: `good` is of the Pod, `away` brings no answer.
 struct Said;
 
 impl Reviewer for Said {
     fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Review, String>> {
         let claim = PodClaim { namespace: "team-a".into(), name: pod_name(), uid: "p-1".into() };
         Box::pin(async move {
-            match token {
+            match token.rsplit('.').next().unwrap() {
                 "good" => Ok(Review::Valid(claim)),
                 "away" => Err("connection refused".to_owned()),
                 _ => Ok(Review::Invalid("the token is not valid".to_owned())),
@@ -72,6 +73,11 @@ impl Reviewer for Said {
 /// Name of the Pod.
 pub fn pod_name() -> String {
     names::object_name("fix", &names::hash("team-a", "fix", "s-1"))
+}
+
+/// A token of the Pod with this signature.
+pub fn token(signature: &str) -> String {
+    token_of("team-a", &pod_name(), "p-1", signature)
 }
 
 /// A whole gateway.
@@ -234,14 +240,14 @@ impl Rig {
         self.connect_as(target, "good", 0).await
     }
 
-    /// The same with another token, by a sandbox that has moved `moved` bytes.
+    /// The same with another signature of the token, by a sandbox that has moved `moved` bytes.
     pub async fn connect_as(
         &self,
         target: &str,
-        token: &str,
+        signature: &str,
         moved: u64,
     ) -> Result<TlsStream<TcpStream>, (u16, Denial)> {
-        let mut stream = self.send(&connect_request(target, token, moved)).await;
+        let mut stream = self.send(&connect_request(target, signature, moved)).await;
         let head = timeout(SOON, read_head(&mut stream)).await.unwrap();
         let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
         if status == 200 {
@@ -303,7 +309,8 @@ impl Rig {
 }
 
 /// Text of a request for a connection.
-pub fn connect_request(target: &str, token: &str, moved: u64) -> String {
+pub fn connect_request(target: &str, signature: &str, moved: u64) -> String {
+    let token = token(signature);
     format!(
         "CONNECT {target} HTTP/1.1\r\nAuthorization: Bearer {token}\r\nx-agentsandbox-via: transparent\r\nx-agentsandbox-bytes: {moved}\r\n\r\n"
     )
