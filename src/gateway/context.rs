@@ -15,6 +15,7 @@ use super::notices::Notices;
 use super::records::Records;
 use super::resolve::Resolver;
 use super::sources::Sources;
+use super::unheard::Unheard;
 use super::vetting::Vetting;
 use crate::telemetry::GatewayMetrics;
 
@@ -39,6 +40,8 @@ pub struct Context {
     pub dialer: Dialer,
     /// Records.
     pub records: Records,
+    /// Refusals that have none.
+    pub unheard: Unheard,
     /// Events.
     pub notices: Notices,
     /// Metrics.

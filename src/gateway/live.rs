@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::connection::{Connection, Ending};
 use super::limits::{Bucket, Limits};
 use super::notices::Told;
+use super::overflow::Overflow;
 use super::refusal::{Cause, Refusal};
 use super::sandboxes::Sandbox;
 use crate::egress::wire::Refusals;
@@ -29,7 +30,7 @@ pub struct Live {
     moved: AtomicI64,
     most: AtomicI64,
     told: Told,
-    overflow: Mutex<(Bucket, u64)>,
+    overflow: Overflow,
     /// What was refused on connections that were opened, of which the sidecar has not heard.
     later: watch::Sender<Refusals>,
 }
@@ -47,7 +48,7 @@ impl Live {
             moved: AtomicI64::new(0),
             most,
             told: Told::default(),
-            overflow: Mutex::new((Bucket::new(1, 5, Instant::now()), 0)),
+            overflow: Overflow::new(Instant::now()),
             later: watch::Sender::default(),
         }
     }
@@ -123,16 +124,9 @@ impl Live {
         ))
     }
 
-    /// Counts a refusal of too many connections. `Some` if it should be recorded, with the number of those before it
-    /// that were not.
-    pub fn overflow(&self, now: Instant) -> Option<u64> {
-        let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bucket, unheard) = &mut *overflow;
-        if bucket.take(now) {
-            return Some(std::mem::take(unheard));
-        }
-        *unheard += 1;
-        None
+    /// Its refusals of too many connections.
+    pub fn overflow(&self) -> &Overflow {
+        &self.overflow
     }
 
     /// Enters a connection of the Pod `pod_uid` to `target`, or a stream, before it is decided about, so that a change
@@ -256,7 +250,6 @@ impl Drop for Entered {
 mod tests {
     use std::future::Future;
     use std::task::{Context, Poll, Waker};
-    use std::time::Duration;
 
     use super::super::sandboxes::tests::{sandbox, sandbox_of, sandbox_with_bytes};
     use super::*;
@@ -340,9 +333,6 @@ mod tests {
         drop((all, stream));
         let passed = (0..200).filter(|_| live.admit(&limits).is_ok()).count();
         assert!((90..120).contains(&passed), "{passed}");
-        let start = Instant::now();
-        assert_eq!((0..20).filter(|_| live.overflow(start).is_some()).count(), 5);
-        assert_eq!(live.overflow(start + Duration::from_secs(1)), Some(15));
     }
 
     #[test]

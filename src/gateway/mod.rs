@@ -25,6 +25,7 @@ mod live;
 mod memory;
 mod notices;
 mod options;
+mod overflow;
 mod pods;
 mod policy_stream;
 mod records;

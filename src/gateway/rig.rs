@@ -42,6 +42,7 @@ use super::sandboxes::tests::object;
 use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{PodClaim, Review, Reviewer, Tokens};
+use super::unheard::Unheard;
 use super::vetting::Vetting;
 use crate::api::v1alpha1::EgressRule;
 use crate::egress::wire::{ALPN, Denial};
@@ -154,6 +155,7 @@ impl Rig {
             vetting: Vetting::new(policy, ["198.51.100.250".parse().unwrap()]),
             dialer: Dialer::through(Duration::from_secs(1), Arc::new(connect)),
             records: Records::start("gateway-0", Lines(line)).unwrap(),
+            unheard: Unheard::default(),
             notices: notice,
             metrics: Arc::default(),
             freshness: Freshness::new(Gauge::default()),
@@ -297,6 +299,11 @@ impl Rig {
     /// The next record.
     pub async fn record(&mut self) -> Value {
         timeout(SOON, self.records.recv()).await.expect("there is no record").unwrap()
+    }
+
+    /// The next record, if it is written.
+    pub fn record_now(&mut self) -> Option<Value> {
+        self.records.try_recv().ok()
     }
 
     /// Waits until nothing of the sandbox is left.

@@ -32,7 +32,7 @@ use super::sandboxes::{Guarded, Sandboxes};
 use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{ApiServer, Tokens};
-use super::unheard;
+use super::unheard::{self, Unheard};
 use super::vetting::Vetting;
 use crate::client::{ClientError, client};
 use crate::controller::Filled;
@@ -172,6 +172,7 @@ fn context(
         vetting: Vetting::new(policy, options.never_dialled()),
         dialer: Dialer::new(limits.dial),
         records: Records::start(&options.identity, std::io::stdout())?,
+        unheard: Unheard::default(),
         notices,
         metrics: Arc::clone(metrics),
         freshness: Freshness::new(metrics.stale_since.clone()),

@@ -15,6 +15,7 @@ use super::current_policy::CurrentPolicy;
 use super::first_bytes::{self, Failure, Tell};
 use super::http::inspect::Inspector;
 use super::identity::Peer;
+use super::overflow::Counted;
 use super::refusal::{Cause, Refusal};
 use super::relay::{End, Relay};
 use super::request::Connect;
@@ -73,9 +74,10 @@ async fn tell(context: &Context, peer: &Peer, wish: &Connect, story: &Story<'_>,
         _ => None,
     };
     if refusal.is_some_and(|refusal| refusal.cause == Cause::TooManyConnections) {
-        match peer.live.overflow(Instant::now()) {
-            Some(suppressed) => judgement.suppressed = suppressed,
-            None => return,
+        match peer.live.overflow().count(Instant::now()) {
+            Counted::Record(suppressed) => judgement.suppressed = suppressed,
+            Counted::First => return context.unheard.await_end(&peer.live, story.event(judgement)),
+            Counted::More => return,
         }
     }
     judgement.rule = refusal.and_then(|refusal| refusal.rule);

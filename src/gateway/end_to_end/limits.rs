@@ -243,3 +243,40 @@ async fn who_says_nothing_is_counted() {
         (&"Unauthenticated".into(), &3.into(), &"127.0.0.1".into())
     );
 }
+
+#[tokio::test]
+async fn what_was_only_counted_is_recorded_when_nothing_follows() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let mut rig = Rig::with(limits, vec![rule("a.example")]).await;
+    let server = rig.echo("a.example").await;
+    rig.site("a.example", "198.51.100.7", 443, server);
+    let held = rig.connect("a.example:443").await.unwrap();
+    let start = Instant::now();
+    for _ in 0..30 {
+        assert_eq!(rig.connect("a.example:443").await.unwrap_err().0, 429);
+    }
+    let told = 5 + start.elapsed().as_secs();
+    // Its end, and that of its Pod, do not take the number with them.
+    drop(held);
+    rig.until_idle().await;
+    rig.context
+        .identity
+        .sandboxes
+        .take(Event::Delete(kube::core::DeserializeGuard(Ok(object(1, Vec::new())))));
+    let early = std::time::Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
+    unheard::settle(&rig.context, early).await;
+    unheard::settle(&rig.context, std::time::Instant::now()).await;
+    unheard::settle(&rig.context, std::time::Instant::now()).await;
+    rig.context.records.flush().await;
+    let (mut single, mut counted) = (0, 0);
+    while let Some(record) = rig.record_now() {
+        if record["status_code"] != "TooManyConnections" {
+            continue;
+        }
+        assert_eq!(record["metadata"]["correlation_uid"], "s-1");
+        counted += record["unmapped"]["suppressed"].as_u64().unwrap_or(0);
+        single += u64::from(record["dst_endpoint"]["hostname"] == "a.example");
+    }
+    assert_eq!(single + counted, 30);
+    assert!((5..=told).contains(&single), "{single} of {told}");
+}
