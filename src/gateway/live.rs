@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -90,6 +90,16 @@ impl Live {
     /// Ends the policy streams.
     pub fn end_streams(&self, ending: Ending) {
         self.all().iter().filter(|c| !c.is_tunnel()).for_each(|c| c.end(ending));
+    }
+
+    /// Ends the tunnel on which nothing has moved for longest, if that is `idle` or more. Whether there was one.
+    pub fn make_room(&self, idle: Duration) -> bool {
+        let all = self.all().into_iter().filter(|connection| connection.is_tunnel());
+        let idlest =
+            all.filter_map(|connection| Some((connection.idle()?, connection))).max_by_key(|(idle, _)| *idle);
+        let Some((_, connection)) = idlest.filter(|(longest, _)| *longest >= idle) else { return false };
+        connection.end(Ending::MadeRoom);
+        true
     }
 
     fn end_tunnels(&self, ending: Ending) {

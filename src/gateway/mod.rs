@@ -42,6 +42,7 @@ mod standstill;
 mod story;
 mod tokens;
 mod tunnel;
+mod tunnels;
 mod unheard;
 mod vetting;
 

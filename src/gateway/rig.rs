@@ -42,6 +42,7 @@ use super::sandboxes::tests::object;
 use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{PodClaim, Review, Reviewer, Tokens};
+use super::tunnels::Tunnels;
 use super::unheard::Unheard;
 use super::vetting::Vetting;
 use crate::api::v1alpha1::EgressRule;
@@ -64,6 +65,10 @@ impl Reviewer for Said {
         Box::pin(async move {
             match token.rsplit('.').next().unwrap() {
                 "good" => Ok(Review::Valid(claim)),
+                "other" => {
+                    let name = other_pod_name();
+                    Ok(Review::Valid(PodClaim { namespace: "team-a".into(), name, uid: "p-2".into() }))
+                }
                 "away" => Err("connection refused".to_owned()),
                 _ => Ok(Review::Invalid("the token is not valid".to_owned())),
             }
@@ -76,8 +81,16 @@ pub fn pod_name() -> String {
     names::object_name("fix", &names::hash("team-a", "fix", "s-1"))
 }
 
-/// A token of the Pod with this signature.
+/// Name of the Pod of the other sandbox.
+fn other_pod_name() -> String {
+    names::object_name("other", &names::hash("team-a", "other", "s-2"))
+}
+
+/// A token of the Pod with this signature; `other` is the one of the other sandbox.
 pub fn token(signature: &str) -> String {
+    if signature == "other" {
+        return token_of("team-a", &other_pod_name(), "p-2", signature);
+    }
     token_of("team-a", &pod_name(), "p-1", signature)
 }
 
@@ -149,7 +162,7 @@ impl Rig {
             },
             sources: Sources::new(limits.rate),
             limits,
-            tunnels: Semaphore::new(limits.tunnels),
+            tunnels: Tunnels::new(limits.tunnels),
             memory: Memory::default(),
             resolver: Resolver::new(&[dns.address], Duration::from_secs(1)).unwrap(),
             vetting: Vetting::new(policy, ["198.51.100.250".parse().unwrap()]),
@@ -196,6 +209,18 @@ impl Rig {
     pub fn rules(&self, generation: i64, rules: Vec<EgressRule>) {
         let object = DeserializeGuard(Ok(object(generation, rules)));
         self.context.identity.sandboxes.take(Event::Apply(object));
+    }
+
+    /// There is another sandbox with these rules from now on.
+    pub fn other(&self, rules: Vec<EgressRule>) {
+        let mut sandbox = object(1, rules);
+        (sandbox.metadata.name, sandbox.metadata.uid) = (Some("other".to_owned()), Some("s-2".to_owned()));
+        sandbox.status.as_mut().unwrap().pod_uid = Some("p-2".to_owned());
+        self.context.identity.sandboxes.take(Event::Apply(DeserializeGuard(Ok(sandbox))));
+        let mut pod = pod(&other_pod_name(), "p-2", "Running");
+        let owner = &mut pod.metadata.owner_references.as_mut().unwrap()[0];
+        (owner.name, owner.uid) = ("other".to_owned(), "s-2".to_owned());
+        self.context.identity.pods.take(Event::Apply(pod));
     }
 
     /// `name` leads to `address`, and `address` at `port` to `real`.

@@ -32,6 +32,7 @@ use super::sandboxes::{Guarded, Sandboxes};
 use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{ApiServer, Tokens};
+use super::tunnels::Tunnels;
 use super::unheard::{self, Unheard};
 use super::vetting::Vetting;
 use crate::client::{ClientError, client};
@@ -166,7 +167,7 @@ fn context(
         },
         sources: Sources::new(limits.rate),
         limits,
-        tunnels: Semaphore::new(limits.tunnels),
+        tunnels: Tunnels::new(limits.tunnels),
         memory: Memory::default(),
         resolver: Resolver::new(&options.nameservers, limits.resolve)?,
         vetting: Vetting::new(policy, options.never_dialled()),
