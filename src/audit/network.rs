@@ -76,7 +76,7 @@ pub struct NetworkEvent {
     pub started: i64,
     /// Milliseconds that it took.
     pub duration: i64,
-    /// Refusals of the same kind before this one that have no record.
+    /// Refusals of the same kind before this one that have no record; where nothing was asked for, this record is only of them.
     pub suppressed: u64,
 }
 

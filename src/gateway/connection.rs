@@ -1,8 +1,10 @@
 //! One connection as the registry of its sandbox knows it: where it leads, what it carries, and why it ends.
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::relay::Meter;
 use super::sandboxes::Sandbox;
 use crate::policy::{AppProtocol, Decision, HostName};
 
@@ -21,6 +23,8 @@ pub enum Ending {
     BytesExceeded,
     /// This gateway's memory is short, and nothing moved on the connection.
     MemoryShort,
+    /// This gateway's places are short, and others of the sandbox have most of them.
+    MadeRoom,
     /// This gateway ends.
     Draining,
 }
@@ -34,7 +38,7 @@ impl Ending {
             Self::PodGone => "PodGone",
             Self::SandboxGone => "SandboxGone",
             Self::BytesExceeded => "EgressBytesExceeded",
-            Self::MemoryShort => "GatewayBusy",
+            Self::MemoryShort | Self::MadeRoom => "GatewayBusy",
             Self::Draining => "Draining",
         }
     }
@@ -87,18 +91,31 @@ pub struct Connection {
     pod_uid: String,
     target: Option<Target>,
     ending: watch::Sender<Option<Ending>>,
+    meter: OnceLock<Arc<Meter>>,
 }
 
 impl Connection {
     /// One of the Pod `pod_uid` to `target`; a policy stream without one.
     pub fn new(pod_uid: &str, target: Option<(HostName, u16)>) -> Self {
         let target = target.map(|(name, port)| Target { name, port, stage: Mutex::new(Stage::Opened) });
-        Self { pod_uid: pod_uid.to_owned(), target, ending: watch::Sender::new(None) }
+        Self { pod_uid: pod_uid.to_owned(), target, ending: watch::Sender::new(None), meter: OnceLock::new() }
     }
 
     /// Whether it leads anywhere; else it is a policy stream.
     pub fn is_tunnel(&self) -> bool {
         self.target.is_some()
+    }
+
+    /// Its bytes are counted here.
+    pub fn measured_by(&self, meter: &Arc<Meter>) {
+        // Once for each connection.
+        let _ = self.meter.set(Arc::clone(meter));
+    }
+
+    /// How long nothing has moved on it; `None` where that is not known, and where it ends anyhow.
+    pub fn idle(&self) -> Option<Duration> {
+        let ends = self.ending.borrow().is_some();
+        self.meter.get().filter(|_| !ends).map(|meter| meter.idle())
     }
 
     /// Whether it is of this Pod.

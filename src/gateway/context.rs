@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::canary::Canary;
 use super::dial::Dialer;
@@ -15,6 +15,8 @@ use super::notices::Notices;
 use super::records::Records;
 use super::resolve::Resolver;
 use super::sources::Sources;
+use super::tunnels::Tunnels;
+use super::unheard::Unheard;
 use super::vetting::Vetting;
 use crate::telemetry::GatewayMetrics;
 
@@ -28,7 +30,7 @@ pub struct Context {
     /// What one sandbox may use.
     pub limits: Limits,
     /// Room for connections to servers.
-    pub tunnels: Semaphore,
+    pub tunnels: Tunnels,
     /// Whether memory is short.
     pub memory: Memory,
     /// From names to addresses.
@@ -39,6 +41,8 @@ pub struct Context {
     pub dialer: Dialer,
     /// Records.
     pub records: Records,
+    /// Refusals that have none.
+    pub unheard: Unheard,
     /// Events.
     pub notices: Notices,
     /// Metrics.

@@ -15,6 +15,7 @@ use super::http::{head, request as http_request};
 use super::refusal::Refusal;
 use super::request::{self, Connect, Request, Wish};
 use super::sniff::classify;
+use super::{base64url, claims};
 use crate::fuzzing::pieces::sizes;
 use crate::policy::{AppProtocol, HostName};
 
@@ -204,7 +205,15 @@ pub(crate) fn asked_by_request(target: &str, host: &str, name: &HostName) -> Opt
 
 /// A head of the protocol between sidecar and gateway: what was understood, written again, means the same.
 pub(crate) fn wire_head(text: &[u8]) -> bool {
-    let Ok(Request { wish, .. }) = request::parse(text) else { return false };
+    let Ok(Request { token, wish }) = request::parse(text) else { return false };
+    if let Some(token) = token {
+        let pod = claims::stated(token.reveal(), 0);
+        let payload = token.reveal().split('.').nth(1).map(|part| (part, base64url::decode(part)));
+        match payload {
+            Some((part, Some(bytes))) => assert_eq!(base64url::encode(&bytes), part),
+            _ => assert_eq!(pod, None),
+        }
+    }
     let Wish::Connect(Connect { target, written, via, moved }) = wish else { return true };
     let Ok((name, port)) = target else { return false };
     let lower = written.to_ascii_lowercase();

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use super::claims;
 use super::live::Live;
 use super::pods::Pods;
 use super::refusal::{Cause, Refusal};
 use super::request::Token;
 use super::sandboxes::{Sandbox, Sandboxes};
 use super::tokens::{PodClaim, Tokens};
-use crate::audit::PodIdentity;
+use crate::audit::{PodIdentity, now_ms};
 use crate::plan::names;
 
 /// Who asks.
@@ -64,6 +65,7 @@ impl Identity {
             let message = "there is no token; agents reach names through the sidecar of their Pod, not the gateway itself";
             Refusal::new(Cause::Unauthenticated, message)
         })?;
+        self.expect(token).await?;
         let claim = self.tokens.check(token, may_ask).await?;
         let until = Instant::now() + LAG;
         loop {
@@ -72,6 +74,27 @@ impl Identity {
                 Err(stranger) if stranger.maybe_not_yet && Instant::now() < until => sleep(LAG / 10).await,
                 Err(stranger) => return Err(stranger.refusal),
             }
+        }
+    }
+
+    /// Refuses what is not worth a question to the API server: agents have no token, and would make it answer by inventing
+    /// some. One answer for all Pods that are not known, whose names are nobody's business here.
+    async fn expect(&self, token: &Token) -> Result<(), Refusal> {
+        let refuse = |message: &str| Err(Refusal::new(Cause::Unauthenticated, message));
+        let now = u64::try_from(now_ms() / 1000).unwrap_or(0);
+        let Some(stated) = claims::stated(token.reveal(), now) else {
+            return refuse("the token is not one of a Pod for the gateway, or has expired");
+        };
+        let until = Instant::now() + LAG;
+        loop {
+            let known = self.pods.find(&stated.namespace, &stated.name);
+            if known.is_some_and(|pod| pod.uid == stated.uid && !pod.ended) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return refuse("the token's Pod is not known as a living one of a sandbox");
+            }
+            sleep(LAG / 10).await;
         }
     }
 
@@ -114,39 +137,88 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use futures::future::BoxFuture;
     use kube::core::DeserializeGuard;
     use kube::runtime::watcher::Event;
 
+    use super::super::claims::tests::token_of;
     use super::super::limits::Limits;
     use super::super::pods::tests::pod;
     use super::super::sandboxes::tests::{object, rule};
     use super::super::tokens::{Review, Reviewer};
     use super::*;
 
-    /// Tokens are `namespace/name/uid`.
-    struct Said;
+    /// Says of a token what it says itself, or what it is told to say.
+    #[derive(Default)]
+    struct Said {
+        asked: AtomicUsize,
+        says: Mutex<Option<Review>>,
+    }
 
     impl Reviewer for Said {
         fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Review, String>> {
-            let parts: Vec<String> = token.split('/').map(str::to_owned).collect();
-            Box::pin(async move {
-                let [namespace, name, uid] = parts.try_into().unwrap();
-                Ok(Review::Valid(PodClaim { namespace, name, uid }))
-            })
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let told = self.says.lock().unwrap().clone();
+            Box::pin(
+                async move { Ok(told.unwrap_or_else(|| Review::Valid(claims::stated(token, 0).unwrap()))) },
+            )
         }
+    }
+
+    fn identity() -> (Identity, Arc<Said>) {
+        let said = Arc::new(Said::default());
+        let identity = Identity {
+            tokens: Tokens::new(Arc::clone(&said) as Arc<dyn Reviewer>, Arc::default()),
+            pods: Arc::default(),
+            sandboxes: Arc::new(Sandboxes::new(Limits::default())),
+        };
+        (identity, said)
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_about_what_is_no_token_of_a_known_pod() {
+        let (identity, said) = identity();
+        let name = names::object_name("fix", &names::hash("team-a", "fix", "s-1"));
+        identity.sandboxes.take(Event::Apply(DeserializeGuard(Ok(object(1, vec![rule("a.example")])))));
+        let ask = async |token: &str| {
+            let refused = identity.authenticate(Some(&Token::of(token)), || true).await;
+            refused.map(|peer| peer.pod.uid).map_err(|refusal| refusal.cause)
+        };
+        let good = token_of("team-a", &name, "p-1", "c2ln");
+        for token in ["x", "a.b.c", good.as_str(), &token_of("team-a", &name, "p-2", "c2ln")] {
+            assert_eq!(ask(token).await, Err(Cause::Unauthenticated), "{token}");
+        }
+        assert_eq!(said.asked.load(Ordering::SeqCst), 0);
+        // One that the watch tells of a moment later is not refused.
+        let later = async {
+            sleep(LAG / 5).await;
+            identity.pods.take(Event::Apply(pod(&name, "p-1", "Pending")));
+        };
+        assert_eq!(tokio::join!(ask(&good), later).0, Ok("p-1".to_owned()));
+        assert_eq!(said.asked.load(Ordering::SeqCst), 1);
+        // What a token says of itself counts for nothing.
+        for review in [
+            Review::Invalid("forged".to_owned()),
+            Review::Valid(PodClaim { namespace: "team-a".into(), name: "other".into(), uid: "p-3".into() }),
+        ] {
+            *said.says.lock().unwrap() = Some(review);
+            let forged = token_of("team-a", &name, "p-1", &format!("f{}", said.asked.load(Ordering::SeqCst)));
+            assert_eq!(ask(&forged).await, Err(Cause::Unauthenticated));
+        }
+        assert_eq!(said.asked.load(Ordering::SeqCst), 3);
     }
 
     #[tokio::test]
     async fn only_the_living_pod_of_a_known_sandbox_is_somebody() {
-        let identity = Identity {
-            tokens: Tokens::new(Arc::new(Said), Arc::default()),
-            pods: Arc::default(),
-            sandboxes: Arc::new(Sandboxes::new(Limits::default())),
-        };
+        let (identity, _) = identity();
         let name = names::object_name("fix", &names::hash("team-a", "fix", "s-1"));
-        let cause = async |token: String| {
-            let refused = identity.authenticate(Some(&Token::of(&token)), || true).await;
+        let cause = async |pod: String| {
+            let [namespace, name, uid] = pod.split('/').collect::<Vec<_>>().try_into().unwrap();
+            let token = Token::of(&token_of(namespace, name, uid, "c2ln"));
+            let refused = identity.authenticate(Some(&token), || true).await;
             refused.map(|peer| peer.sandbox.full_name()).map_err(|refusal| refusal.cause)
         };
         let good = format!("team-a/{name}/p-1");

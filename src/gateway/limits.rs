@@ -10,6 +10,8 @@ pub struct Limits {
     pub tunnels: usize,
     /// Connections of one sandbox at a time.
     pub connections: usize,
+    /// Connections of which no sandbox has to give up any for others.
+    pub few: usize,
     /// New connections of one sandbox a second, in the long run; twice as many at once.
     pub rate: u32,
     /// Policy streams of one sandbox at a time.
@@ -30,7 +32,8 @@ pub struct Limits {
     pub idle: Duration,
     /// The same when one direction has ended.
     pub half_idle: Duration,
-    /// Time for which a connection whose peer does not read stays when memory is short.
+    /// Time for which a connection stays on which nothing moves: when memory is short one whose peer does not read, and
+    /// when places are, one of a sandbox that has most of them.
     pub still: Duration,
     /// Time after which a connection that is still open is recorded as such.
     pub recorded_open: Duration,
@@ -42,6 +45,7 @@ impl Default for Limits {
             places: 20_000,
             tunnels: 4000,
             connections: 256,
+            few: 32,
             rate: 50,
             streams: 4,
             handshake: Duration::from_secs(5),

@@ -3,13 +3,14 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::{Connection, Ending};
 use super::limits::{Bucket, Limits};
 use super::notices::Told;
+use super::overflow::Overflow;
 use super::refusal::{Cause, Refusal};
 use super::sandboxes::Sandbox;
 use crate::egress::wire::Refusals;
@@ -34,7 +35,7 @@ pub struct Live {
     most: AtomicI64,
     told: Told,
     lookups: Semaphore,
-    overflow: Mutex<(Bucket, u64)>,
+    overflow: Overflow,
     /// What was refused on connections that were opened, of which the sidecar has not heard.
     later: watch::Sender<Refusals>,
 }
@@ -53,7 +54,7 @@ impl Live {
             most,
             told: Told::default(),
             lookups: Semaphore::new(LOOKUPS),
-            overflow: Mutex::new((Bucket::new(1, 5, Instant::now()), 0)),
+            overflow: Overflow::new(Instant::now()),
             later: watch::Sender::default(),
         }
     }
@@ -102,6 +103,16 @@ impl Live {
         self.all().iter().filter(|c| !c.is_tunnel()).for_each(|c| c.end(ending));
     }
 
+    /// Ends the tunnel on which nothing has moved for longest, if that is `idle` or more. Whether there was one.
+    pub fn make_room(&self, idle: Duration) -> bool {
+        let all = self.all().into_iter().filter(|connection| connection.is_tunnel());
+        let idlest =
+            all.filter_map(|connection| Some((connection.idle()?, connection))).max_by_key(|(idle, _)| *idle);
+        let Some((_, connection)) = idlest.filter(|(longest, _)| *longest >= idle) else { return false };
+        connection.end(Ending::MadeRoom);
+        true
+    }
+
     fn end_tunnels(&self, ending: Ending) {
         self.all().iter().filter(|c| c.is_tunnel()).for_each(|c| c.end(ending));
     }
@@ -134,16 +145,9 @@ impl Live {
         ))
     }
 
-    /// Counts a refusal of too many connections. `Some` if it should be recorded, with the number of those before it
-    /// that were not.
-    pub fn overflow(&self, now: Instant) -> Option<u64> {
-        let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bucket, unheard) = &mut *overflow;
-        if bucket.take(now) {
-            return Some(std::mem::take(unheard));
-        }
-        *unheard += 1;
-        None
+    /// Its refusals of too many connections.
+    pub fn overflow(&self) -> &Overflow {
+        &self.overflow
     }
 
     /// Enters a connection of the Pod `pod_uid` to `target`, or a stream, before it is decided about, so that a change
@@ -267,7 +271,6 @@ impl Drop for Entered {
 mod tests {
     use std::future::Future;
     use std::task::{Context, Poll, Waker};
-    use std::time::Duration;
 
     use super::super::sandboxes::tests::{sandbox, sandbox_of, sandbox_with_bytes};
     use super::*;
@@ -351,9 +354,6 @@ mod tests {
         drop((all, stream));
         let passed = (0..200).filter(|_| live.admit(&limits).is_ok()).count();
         assert!((90..120).contains(&passed), "{passed}");
-        let start = Instant::now();
-        assert_eq!((0..20).filter(|_| live.overflow(start).is_some()).count(), 5);
-        assert_eq!(live.overflow(start + Duration::from_secs(1)), Some(15));
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! ([`dial`]), what the agent says first ([`first_bytes`]), and then [`relay`], until either side, a limit or a change
 //! of the policy ends it and one record is written ([`tunnel`]).
 mod answers;
+mod base64url;
 mod canary;
 mod certificate;
+mod claims;
 mod client_hello;
 mod connection;
 mod context;
@@ -24,6 +26,7 @@ mod live;
 mod memory;
 mod notices;
 mod options;
+mod overflow;
 mod pods;
 mod policy_stream;
 mod records;
@@ -40,6 +43,7 @@ mod standstill;
 mod story;
 mod tokens;
 mod tunnel;
+mod tunnels;
 mod unheard;
 mod vetting;
 

@@ -46,8 +46,11 @@ pub enum End {
 }
 
 /// Bytes that were moved; outlives the relay, however that ends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meter {
+    born: Instant,
+    /// Milliseconds from then until bytes were moved last.
+    moved: AtomicU64,
     out: AtomicU64,
     into: AtomicU64,
     /// Whether the server takes what is for it.
@@ -56,7 +59,25 @@ pub struct Meter {
     into_still: Standstill,
 }
 
+impl Default for Meter {
+    fn default() -> Self {
+        let (out_still, into_still) = (Standstill::default(), Standstill::default());
+        let (moved, out, into) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { born: Instant::now(), moved, out, into, out_still, into_still }
+    }
+}
+
 impl Meter {
+    fn moves(&self, now: Instant) {
+        let since = u64::try_from((now - self.born).as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(since, Ordering::Relaxed);
+    }
+
+    /// How long no bytes have been moved.
+    pub fn idle(&self) -> Duration {
+        self.born.elapsed().saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)))
+    }
+
     /// Bytes from the agent to the server.
     pub fn outward(&self) -> u64 {
         self.out.load(Ordering::Relaxed)
@@ -265,6 +286,7 @@ impl<'a, A: AsyncBufRead + AsyncWrite + Unpin> Relay<'a, A> {
         self.live.count(bytes);
         self.unanswered = true;
         self.last = Instant::now();
+        self.meter.moves(self.last);
     }
 
     fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
@@ -280,6 +302,7 @@ impl<'a, A: AsyncBufRead + AsyncWrite + Unpin> Relay<'a, A> {
                         self.meter.into.fetch_add(written, Ordering::Relaxed);
                         self.live.count(written);
                         self.last = Instant::now();
+                        self.meter.moves(self.last);
                     }
                     Err(error) => return Poll::Ready(Err(End::AgentLost(error))),
                 }

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::canary::Canary;
 use super::certificate::Certificates;
 use super::certificate::tests::Authority;
+use super::claims::tests::token_of;
 use super::context::Context;
 use super::dial::Dialer;
 use super::endpoints::Endpoints;
@@ -41,6 +42,8 @@ use super::sandboxes::tests::object;
 use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{PodClaim, Review, Reviewer, Tokens};
+use super::tunnels::Tunnels;
+use super::unheard::Unheard;
 use super::vetting::Vetting;
 use crate::api::v1alpha1::EgressRule;
 use crate::egress::wire::{ALPN, Denial};
@@ -53,15 +56,19 @@ pub const GATEWAY: &str = "agentsandbox-gateway.system.svc";
 /// Everything has to happen within this time.
 pub const SOON: Duration = Duration::from_secs(5);
 
-/// Plays the API server: `good` is the token of the Pod, `away` brings no answer.
+/// Plays the API server, by a token's signature: `good` is of the Pod, `away` brings no answer.
 struct Said;
 
 impl Reviewer for Said {
     fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Review, String>> {
         let claim = PodClaim { namespace: "team-a".into(), name: pod_name(), uid: "p-1".into() };
         Box::pin(async move {
-            match token {
+            match token.rsplit('.').next().unwrap() {
                 "good" => Ok(Review::Valid(claim)),
+                "other" => {
+                    let name = other_pod_name();
+                    Ok(Review::Valid(PodClaim { namespace: "team-a".into(), name, uid: "p-2".into() }))
+                }
                 "away" => Err("connection refused".to_owned()),
                 _ => Ok(Review::Invalid("the token is not valid".to_owned())),
             }
@@ -72,6 +79,19 @@ impl Reviewer for Said {
 /// Name of the Pod.
 pub fn pod_name() -> String {
     names::object_name("fix", &names::hash("team-a", "fix", "s-1"))
+}
+
+/// Name of the Pod of the other sandbox.
+fn other_pod_name() -> String {
+    names::object_name("other", &names::hash("team-a", "other", "s-2"))
+}
+
+/// A token of the Pod with this signature; `other` is the one of the other sandbox.
+pub fn token(signature: &str) -> String {
+    if signature == "other" {
+        return token_of("team-a", &other_pod_name(), "p-2", signature);
+    }
+    token_of("team-a", &pod_name(), "p-1", signature)
 }
 
 /// A whole gateway.
@@ -142,12 +162,13 @@ impl Rig {
             },
             sources: Sources::new(limits.rate),
             limits,
-            tunnels: Semaphore::new(limits.tunnels),
+            tunnels: Tunnels::new(limits.tunnels),
             memory: Memory::default(),
             resolver: Resolver::new(&[dns.address], Duration::from_secs(1)).unwrap(),
             vetting: Vetting::new(policy, ["198.51.100.250".parse().unwrap()]),
             dialer: Dialer::through(Duration::from_secs(1), Arc::new(connect)),
             records: Records::start("gateway-0", Lines(line)).unwrap(),
+            unheard: Unheard::default(),
             notices: notice,
             metrics: Arc::default(),
             freshness: Freshness::new(Gauge::default()),
@@ -188,6 +209,18 @@ impl Rig {
     pub fn rules(&self, generation: i64, rules: Vec<EgressRule>) {
         let object = DeserializeGuard(Ok(object(generation, rules)));
         self.context.identity.sandboxes.take(Event::Apply(object));
+    }
+
+    /// There is another sandbox with these rules from now on.
+    pub fn other(&self, rules: Vec<EgressRule>) {
+        let mut sandbox = object(1, rules);
+        (sandbox.metadata.name, sandbox.metadata.uid) = (Some("other".to_owned()), Some("s-2".to_owned()));
+        sandbox.status.as_mut().unwrap().pod_uid = Some("p-2".to_owned());
+        self.context.identity.sandboxes.take(Event::Apply(DeserializeGuard(Ok(sandbox))));
+        let mut pod = pod(&other_pod_name(), "p-2", "Running");
+        let owner = &mut pod.metadata.owner_references.as_mut().unwrap()[0];
+        (owner.name, owner.uid) = ("other".to_owned(), "s-2".to_owned());
+        self.context.identity.pods.take(Event::Apply(pod));
     }
 
     /// `name` leads to `address`, and `address` at `port` to `real`.
@@ -234,14 +267,14 @@ impl Rig {
         self.connect_as(target, "good", 0).await
     }
 
-    /// The same with another token, by a sandbox that has moved `moved` bytes.
+    /// The same with another signature of the token, by a sandbox that has moved `moved` bytes.
     pub async fn connect_as(
         &self,
         target: &str,
-        token: &str,
+        signature: &str,
         moved: u64,
     ) -> Result<TlsStream<TcpStream>, (u16, Denial)> {
-        let mut stream = self.send(&connect_request(target, token, moved)).await;
+        let mut stream = self.send(&connect_request(target, signature, moved)).await;
         let head = timeout(SOON, read_head(&mut stream)).await.unwrap();
         let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
         if status == 200 {
@@ -293,6 +326,11 @@ impl Rig {
         timeout(SOON, self.records.recv()).await.expect("there is no record").unwrap()
     }
 
+    /// The next record, if it is written.
+    pub fn record_now(&mut self) -> Option<Value> {
+        self.records.try_recv().ok()
+    }
+
     /// Waits until nothing of the sandbox is left.
     pub async fn until_idle(&self) {
         let live = self.context.identity.sandboxes.live("s-1").unwrap();
@@ -303,7 +341,8 @@ impl Rig {
 }
 
 /// Text of a request for a connection.
-pub fn connect_request(target: &str, token: &str, moved: u64) -> String {
+pub fn connect_request(target: &str, signature: &str, moved: u64) -> String {
+    let token = token(signature);
     format!(
         "CONNECT {target} HTTP/1.1\r\nAuthorization: Bearer {token}\r\nx-agentsandbox-via: transparent\r\nx-agentsandbox-bytes: {moved}\r\n\r\n"
     )

@@ -32,7 +32,8 @@ use super::sandboxes::{Guarded, Sandboxes};
 use super::server::{Server, listen};
 use super::sources::Sources;
 use super::tokens::{ApiServer, Tokens};
-use super::unheard;
+use super::tunnels::Tunnels;
+use super::unheard::{self, Unheard};
 use super::vetting::Vetting;
 use crate::client::{ClientError, client};
 use crate::controller::Filled;
@@ -166,12 +167,13 @@ fn context(
         },
         sources: Sources::new(limits.rate),
         limits,
-        tunnels: Semaphore::new(limits.tunnels),
+        tunnels: Tunnels::new(limits.tunnels),
         memory: Memory::default(),
         resolver: Resolver::new(&options.nameservers, limits.resolve)?,
         vetting: Vetting::new(policy, options.never_dialled()),
         dialer: Dialer::new(limits.dial),
         records: Records::start(&options.identity, std::io::stdout())?,
+        unheard: Unheard::default(),
         notices,
         metrics: Arc::clone(metrics),
         freshness: Freshness::new(metrics.stale_since.clone()),

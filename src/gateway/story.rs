@@ -29,7 +29,7 @@ pub struct Story<'a> {
     /// What is to say of its addresses.
     pub detail: Option<String>,
     /// Bytes that were moved.
-    pub meter: Meter,
+    pub meter: Arc<Meter>,
     /// When it began.
     pub clock: Instant,
     number: u64,
@@ -72,7 +72,7 @@ impl<'a> Story<'a> {
             protocol: None,
             requests: None,
             detail: None,
-            meter: Meter::default(),
+            meter: Arc::default(),
             clock: Instant::now(),
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             started: now_ms(),

@@ -20,7 +20,7 @@ use crate::telemetry::GatewayMetrics;
 const GOOD_FOR: Duration = Duration::from_mins(1);
 
 /// How long a good answer is believed while the API server cannot be asked: as long as tokens live.
-const GOOD_WHILE_AWAY: Duration = Duration::from_mins(10);
+pub const GOOD_WHILE_AWAY: Duration = Duration::from_mins(10);
 
 /// How long a bad answer is believed.
 const BAD_FOR: Duration = Duration::from_secs(5);

@@ -15,11 +15,13 @@ use super::current_policy::CurrentPolicy;
 use super::first_bytes::{self, Failure, Tell};
 use super::http::inspect::Inspector;
 use super::identity::Peer;
+use super::overflow::Counted;
 use super::refusal::{Cause, Refusal};
 use super::relay::{End, Relay};
 use super::request::Connect;
 use super::standstill::Pace;
 use super::story::{Judgement, Story};
+use super::tunnels::Place;
 use crate::audit::NetworkOutcome;
 use crate::policy::{AppProtocol, HostName, Reason};
 
@@ -30,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Bytes of a refused connection that are read and dropped, so that the answer is not lost in a reset.
 const DROPPED: usize = 256 * 1024;
+
+/// Time in which a connection that makes room has ended.
+const MAKING_ROOM: Duration = Duration::from_secs(1);
 
 /// Why a connection is over.
 #[derive(Debug)]
@@ -74,9 +79,10 @@ async fn tell(context: &Context, peer: &Peer, wish: &Connect, story: &Story<'_>,
         _ => None,
     };
     if refusal.is_some_and(|refusal| refusal.cause == Cause::TooManyConnections) {
-        match peer.live.overflow(Instant::now()) {
-            Some(suppressed) => judgement.suppressed = suppressed,
-            None => return,
+        match peer.live.overflow().count(Instant::now()) {
+            Counted::Record(suppressed) => judgement.suppressed = suppressed,
+            Counted::First => return context.unheard.await_end(&peer.live, story.event(judgement)),
+            Counted::More => return,
         }
     }
     judgement.rule = refusal.and_then(|refusal| refusal.rule);
@@ -94,7 +100,7 @@ async fn tell(context: &Context, peer: &Peer, wish: &Connect, story: &Story<'_>,
 /// Writes a record of a connection that stays open, so that there is one should this process be killed: after a while, for
 /// most connections are short, and at once where so many are open that the memory might run out.
 async fn record_open(context: &Context, story: &Story<'_>) -> Infallible {
-    if context.tunnels.available_permits() > context.limits.tunnels / 2 {
+    if !context.tunnels.is_half_full() {
         sleep(context.limits.recorded_open).await;
     }
     context.records.write(story.event(Judgement::open())).await;
@@ -123,10 +129,6 @@ where
         let message = "this gateway has no memory for more connections now; another one may have";
         return Err(Over::Before(Refusal::new(Cause::Busy, message)));
     }
-    let Ok(_place) = context.tunnels.try_acquire() else {
-        let message = "this gateway has as many connections as it takes; another one may have room";
-        return Err(Over::Before(Refusal::new(Cause::Busy, message)));
-    };
     peer.live.admit(&context.limits).map_err(Over::Before)?;
     let (name, port) = wish.target.clone().map_err(|error| {
         Over::Before(Refusal::new(
@@ -149,6 +151,12 @@ where
         let message = "the sandbox has moved the bytes that spec.network.limits.egressBytes allows";
         return Err(Over::Before(Refusal::new(Cause::EgressBytesExceeded, message)));
     }
+    // Last of all, since others may have to give up a connection for this one.
+    entered.measured_by(&story.meter);
+    let Some(_place) = place(context, peer).await else {
+        let message = "this gateway has as many connections as it takes; another one may have room";
+        return Err(Over::Before(Refusal::new(Cause::Busy, message)));
+    };
     let mut server = tokio::select! {
         ending = entered.ended() => return Err(Over::Cut(ending)),
         server = connect(context, peer, &policy.name, port, story) => server.map_err(Over::Before)?,
@@ -161,7 +169,7 @@ where
         ending = entered.ended() => return Err(Over::Cut(ending)),
         begun = begin(context, agent, &server, &mut policy, story) => begun?,
     };
-    let meters = (&story.meter, peer.live.as_ref(), &context.limits);
+    let meters = (story.meter.as_ref(), peer.live.as_ref(), &context.limits);
     let relay = Relay::new(agent, &mut server, inspector.as_mut(), first, meters);
     let over = tokio::select! {
         biased;
@@ -173,6 +181,15 @@ where
     };
     story.requests = inspector.map(|inspector| inspector.requests());
     Ok(over)
+}
+
+/// A place for one more connection of `peer`'s sandbox. Where they become few, the sandbox that has most makes room.
+async fn place<'a>(context: &'a Context, peer: &Peer) -> Option<Place<'a>> {
+    let sandbox = &peer.sandbox.identity.uid;
+    let crowd = context.tunnels.crowd(sandbox, context.limits.few);
+    let live = crowd.and_then(|uid| context.identity.sandboxes.live(&uid));
+    let is_made = live.is_some_and(|live| live.make_room(context.limits.still));
+    context.tunnels.take(sandbox, if is_made { MAKING_ROOM } else { Duration::ZERO }).await
 }
 
 /// Ready when memory is short and nothing moves here, or too little.
@@ -316,6 +333,9 @@ fn judgement(over: &Over) -> Judgement {
             let detail = match ending {
                 Ending::PolicyChanged(decision) => Some(format!("not allowed any more: {}", decision.reason)),
                 Ending::MemoryShort => Some("memory was short, and its peer took nothing".to_owned()),
+                Ending::MadeRoom => {
+                    Some("most connections were of this sandbox, and nothing moved on it".to_owned())
+                }
                 _ => None,
             };
             (NetworkOutcome::Reset, ending.word(), detail)

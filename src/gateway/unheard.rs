@@ -1,11 +1,13 @@
 //! Refusals that have no record of their own, because there are too many of them: their number is recorded with the next one
 //! that has, and here where there is no next one.
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
 use super::context::Context;
+use super::live::Live;
 use super::refusal::{Cause, Refusal};
 use crate::audit::{NetworkEvent, NetworkOutcome, now_ms};
 
@@ -14,6 +16,29 @@ const LATE: Duration = Duration::from_mins(1);
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// Sandboxes of whose refusals some are only counted. Each is here once at most: nobody goes through all sandboxes.
+#[derive(Debug, Default)]
+pub struct Unheard(Mutex<Vec<Late>>);
+
+#[derive(Debug)]
+struct Late {
+    since: Instant,
+    live: Arc<Live>,
+    /// Record of the first.
+    event: Box<NetworkEvent>,
+}
+
+impl Unheard {
+    fn lock(&self) -> MutexGuard<'_, Vec<Late>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The refusal of `event` is the first one of `live` that is only counted.
+    pub fn await_end(&self, live: &Arc<Live>, event: NetworkEvent) {
+        self.lock().push(Late { since: Instant::now(), live: Arc::clone(live), event: Box::new(event) });
+    }
+}
 
 /// Records for ever what is late.
 pub async fn keep(context: &Context) {
@@ -29,6 +54,26 @@ pub async fn keep(context: &Context) {
 pub async fn settle(context: &Context, before: Instant) {
     for (address, count) in context.sources.settle(before) {
         context.records.write(of_address(address, count)).await;
+    }
+    let late: Vec<Late> = context.unheard.lock().extract_if(.., |late| late.since <= before).collect();
+    for Late { live, event, .. } in late {
+        let count = live.overflow().settle();
+        if count > 0 {
+            context.records.write(of_sandbox(*event, count)).await;
+        }
+    }
+}
+
+/// `count` refusals like the one of `event` have no record.
+fn of_sandbox(event: NetworkEvent, count: u64) -> NetworkEvent {
+    NetworkEvent {
+        connection: None,
+        host: None,
+        port: None,
+        via: None,
+        detail: Some("connections that were too many; counted only".to_owned()),
+        suppressed: count,
+        ..event
     }
 }
 

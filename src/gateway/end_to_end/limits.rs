@@ -243,3 +243,89 @@ async fn who_says_nothing_is_counted() {
         (&"Unauthenticated".into(), &3.into(), &"127.0.0.1".into())
     );
 }
+
+#[tokio::test]
+async fn what_was_only_counted_is_recorded_when_nothing_follows() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let mut rig = Rig::with(limits, vec![rule("a.example")]).await;
+    let server = rig.echo("a.example").await;
+    rig.site("a.example", "198.51.100.7", 443, server);
+    let held = rig.connect("a.example:443").await.unwrap();
+    let start = Instant::now();
+    for _ in 0..30 {
+        assert_eq!(rig.connect("a.example:443").await.unwrap_err().0, 429);
+    }
+    let told = 5 + start.elapsed().as_secs();
+    // Its end, and that of its Pod, do not take the number with them.
+    drop(held);
+    rig.until_idle().await;
+    rig.context
+        .identity
+        .sandboxes
+        .take(Event::Delete(kube::core::DeserializeGuard(Ok(object(1, Vec::new())))));
+    let early = std::time::Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
+    unheard::settle(&rig.context, early).await;
+    unheard::settle(&rig.context, std::time::Instant::now()).await;
+    unheard::settle(&rig.context, std::time::Instant::now()).await;
+    rig.context.records.flush().await;
+    let (mut single, mut counted) = (0, 0);
+    while let Some(record) = rig.record_now() {
+        if record["status_code"] != "TooManyConnections" {
+            continue;
+        }
+        assert_eq!(record["metadata"]["correlation_uid"], "s-1");
+        counted += record["unmapped"]["suppressed"].as_u64().unwrap_or(0);
+        single += u64::from(record["dst_endpoint"]["hostname"] == "a.example");
+    }
+    assert_eq!(single + counted, 30);
+    assert!((5..=told).contains(&single), "{single} of {told}");
+}
+
+#[tokio::test]
+async fn who_has_most_idle_connections_makes_room_for_another_sandbox() {
+    let limits = Limits { tunnels: 8, few: 3, still: Duration::from_millis(300), ..Limits::default() };
+    let any = rule_of(serde_json::json!({"host": "a.example", "ports": [7000], "protocol": "TCP"}));
+    let mut rig = Rig::with(limits, vec![any.clone()]).await;
+    rig.other(vec![any]);
+    let echo = serve(|mut stream| async move {
+        let (mut reader, mut writer) = stream.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    })
+    .await;
+    rig.site("a.example", "198.51.100.7", 7000, echo);
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(rig.connect("a.example:7000").await.unwrap());
+    }
+    assert_eq!(rig.connect("a.example:7000").await.unwrap_err().1.reason, "GatewayBusy");
+    let busy = rig.connect_as("a.example:7000", "other", 0).await.unwrap_err().1.reason;
+    assert_eq!(busy, "GatewayBusy", "nothing is idle for long enough");
+    sleep(limits.still).await;
+    // The first moves bytes, and the second is the one that has not for longest.
+    let mut back = [0; 1];
+    held[0].write_all(b"x").await.unwrap();
+    held[0].read_exact(&mut back).await.unwrap();
+    let mut others = vec![rig.connect_as("a.example:7000", "other", 0).await.unwrap()];
+    assert!(timeout(SOON, held[1].read_u8()).await.unwrap().is_err(), "it was cut off");
+    held[0].write_all(b"x").await.unwrap();
+    held[0].read_exact(&mut back).await.unwrap();
+    while others.len() < 4 {
+        others.push(rig.connect_as("a.example:7000", "other", 0).await.unwrap());
+    }
+    // Both have as many, and nobody has to give up more.
+    assert_eq!(rig.connect_as("a.example:7000", "other", 0).await.unwrap_err().1.reason, "GatewayBusy");
+    let mut made = 0;
+    rig.context.records.flush().await;
+    while let Some(record) = rig.record_now() {
+        if record["activity_name"] == "Reset" {
+            assert_eq!(
+                (&record["status_code"], &record["src_endpoint"]["uid"]),
+                (&"GatewayBusy".into(), &"p-1".into())
+            );
+            made += 1;
+        }
+    }
+    assert_eq!(made, 4);
+    held[0].write_all(b"x").await.unwrap();
+    held[0].read_exact(&mut back).await.unwrap();
+}

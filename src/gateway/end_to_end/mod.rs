@@ -15,7 +15,7 @@ use super::client_hello::tests::{hello_of, hello_with, names};
 use super::limits::Limits;
 use super::pods::tests::pod;
 use super::resolve::tests::Said;
-use super::rig::{Rig, SOON, connect_request, http_server, pod_name, read_head, serve};
+use super::rig::{Rig, SOON, connect_request, http_server, pod_name, read_head, serve, token};
 use super::sandboxes::tests::{object, rule};
 use super::unheard;
 use crate::api::v1alpha1::{EgressRule, Protocol};
@@ -186,7 +186,7 @@ async fn a_changed_policy_ends_what_it_does_not_allow() {
 #[tokio::test]
 async fn the_policy_is_told_at_once_and_at_every_change() {
     let rig = Rig::start(vec![rule("a.example")]).await;
-    let request = "GET /v1/policy HTTP/1.1\r\nAuthorization: Bearer good\r\n\r\n";
+    let request = &format!("GET /v1/policy HTTP/1.1\r\nAuthorization: Bearer {}\r\n\r\n", token("good"));
     let mut stream = rig.send(request).await;
     assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 "));
     let mut lines = BufReader::new(stream).lines();
@@ -212,7 +212,8 @@ async fn a_gateway_that_ends_sends_others_away_and_lets_open_connections_finish(
     rig.site("a.example", "198.51.100.7", 443, server);
     let mut open = rig.tls_through("a.example:443", "a.example").await.unwrap();
     let mut spare = rig.dial(ALPN).await.unwrap();
-    let mut policy = rig.send("GET /v1/policy HTTP/1.1\r\nAuthorization: Bearer good\r\n\r\n").await;
+    let request = format!("GET /v1/policy HTTP/1.1\r\nAuthorization: Bearer {}\r\n\r\n", token("good"));
+    let mut policy = rig.send(&request).await;
     read_head(&mut policy).await;
     rig.drain.send_replace(true);
     rig.context.identity.sandboxes.drain_streams();

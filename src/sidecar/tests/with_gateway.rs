@@ -8,7 +8,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
 use crate::api::v1alpha1::EgressRule;
-use crate::gateway::rig::{Rig, http_server};
+use crate::gateway::rig::{Rig, http_server, token};
 
 fn rule(host: &str, port: i32) -> EgressRule {
     EgressRule { host: Some(host.to_owned()), ports: vec![port], ..EgressRule::default() }
@@ -18,7 +18,7 @@ async fn case(rules: Vec<EgressRule>) -> Case<Rig> {
     let rig = Rig::start(rules).await;
     let (pem, address) = (rig.authority.pem(), rig.address);
     let case = Case::start(&pem, address, rig).await;
-    std::fs::write(case.directory.path().join("next"), "good").unwrap();
+    std::fs::write(case.directory.path().join("next"), token("good")).unwrap();
     std::fs::rename(case.directory.path().join("next"), case.directory.path().join("token")).unwrap();
     case.has_policy().await;
     case
