@@ -287,6 +287,20 @@ mod tests {
         }
     }
 
+    /// A question that fails would keep the policy of a Pod that exists from being held.
+    #[tokio::test]
+    async fn for_what_cannot_be_the_name_of_a_service_nobody_is_asked() {
+        let (server, mut sandbox) = (Server::new(2), sandbox(0..3));
+        for (rule, name) in sandbox.spec.network.iter_mut().flat_map(|n| &mut n.egress).zip(["s/../a", "%zz"])
+        {
+            rule.service.as_mut().unwrap().name = name.to_owned();
+        }
+        let observed = server.read(&sandbox, true).await;
+        assert_eq!(server.asked.load(Ordering::Relaxed), 1);
+        let reasons: Vec<_> = refused(&sandbox, &observed).into_iter().map(|(reason, _)| reason).collect();
+        assert_eq!(reasons, [reason::INVALID_SPEC, reason::INVALID_SPEC, reason::SERVICE_NOT_FOUND]);
+    }
+
     #[test]
     fn a_service_that_was_not_looked_at_never_passes() {
         let sandbox = sandbox(0..1);

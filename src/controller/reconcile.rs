@@ -334,8 +334,21 @@ fn exceptions(settings: &Settings) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::telemetry::Exposition as _;
+
+    #[test]
+    fn a_timeout_that_cannot_be_read_is_the_one_that_status_tells() {
+        let known = |status| known_timeout(&serde_json::from_value(status).unwrap());
+        let (started, deadline) = ("2027-01-01T00:00:00Z", "2027-01-01T00:01:00Z");
+        let both = json!({"startedAt": started, "deadline": deadline});
+        assert_eq!(known(both), Some(Duration::from_mins(1)));
+        assert_eq!(known(json!({"startedAt": started})), None);
+        // Turned round it is none, and no time without end.
+        assert_eq!(known(json!({"startedAt": deadline, "deadline": started})), None);
+    }
 
     #[tokio::test]
     async fn a_panic_is_an_error_of_its_own_in_the_metrics() {
