@@ -3,10 +3,10 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Test,
-    agent::{is_open, probe},
+    agent::{self, is_open, probe},
     internet::{ALLOWED, DENIED, ECHO, ECHO_UDP, METADATA, OTHER},
     sandbox::merge,
-    secs, shared,
+    secs, shared, wait_for,
 };
 
 /// The one rule of most tests here.
@@ -182,6 +182,27 @@ fn a_refused_edit_is_seen_while_the_agent_runs() {
         test.wait_condition("agent", "Stalled", "False", secs(20)).await;
         let status = test.running("agent").await;
         assert_eq!(status.reason.as_deref(), Some("AgentRunning"), "{status:?}");
+    });
+}
+
+/// What the API server takes for a duration and what the operator does have to be the same: an edit that only one of them
+/// refuses must not keep open what it closes.
+#[test]
+fn an_edit_closes_what_it_removes_however_its_times_are_written() {
+    shared("odd-edit", |test| async move {
+        let script = format!(
+            "while True:\n    tcp('target', '{ALLOWED}', {ECHO}, tries=1, wait=1)\n    time.sleep(0.5)"
+        );
+        test.sandbox("agent", &script, allowed_only()).await;
+        test.said("agent", "that the target is open", |line| line["open"] == true).await;
+        let edit = json!({"network": {"egress": null}, "ttlAfterFinished": "0000000000000000001h"});
+        test.change("agent", edit).await.unwrap();
+        wait_for("the target to be closed", secs(30), || async {
+            let lines = agent::lines(&test.log("agent").await);
+            let mut last = lines.iter().rev().take(3);
+            last.all(|line| line["open"] == false).then_some(())
+        })
+        .await;
     });
 }
 

@@ -493,11 +493,48 @@ fn hosts() -> Vec<Case> {
     ]
 }
 
+/// What the operator could not read, were it stored.
+fn what_only_the_operator_would_refuse() -> Vec<Case> {
+    vec![
+        (
+            "an empty directory with an exponent",
+            mount(json!({"path": "/a", "readOnly": false, "emptyDir": {"sizeLimit": "1e9"}})),
+            "sizeLimit",
+            "at most 8Pi",
+        ),
+        (
+            "a Secret in capitals",
+            mount(json!({"path": "/a", "secret": {"name": "Key"}})),
+            "secret.name",
+            "lower-case",
+        ),
+        (
+            "more bytes than can be counted",
+            with(json!({"network": {"limits": {"egressBytes": "9Pi"}}})),
+            "spec.network.limits.egressBytes",
+            "at most 8Pi",
+        ),
+        (
+            "a Service in capitals",
+            egress(json!({"service": {"name": "Model"}, "ports": [80]})),
+            "service.name",
+            "lower-case",
+        ),
+    ]
+}
+
 #[test]
 fn bad_manifests_are_refused_with_the_field_and_what_to_write() {
     support::api_only("api-bad", |test| async move {
-        let cases = [program_and_time(), limits_and_environment(), files(), network_and_isolation(), hosts()]
-            .concat();
+        let cases = [
+            program_and_time(),
+            limits_and_environment(),
+            files(),
+            network_and_isolation(),
+            hosts(),
+            what_only_the_operator_would_refuse(),
+        ]
+        .concat();
         assert!(cases.len() >= 40);
         let mut wrong = Vec::new();
         for (what, object, field, message) in cases {
