@@ -134,13 +134,26 @@ fn nothing_reaches_the_agent() {
     });
 }
 
+/// The script of an agent that tries `target` all the time.
+fn trying(target: &str) -> String {
+    format!("while True:\n    tcp('target', '{target}', {ECHO}, tries=1, wait=1)\n    time.sleep(0.5)")
+}
+
+/// Waits until what the agent tries is closed, of which it has said `before` lines. Established or not, no connection made
+/// after the policy took effect gets through: three refusals in a row.
+async fn closed(test: &Test, before: usize) {
+    wait_for("the target to be closed", secs(30), || async {
+        let lines = agent::lines(&test.log("agent").await);
+        let last: Vec<_> = lines.iter().skip(before).rev().take(3).collect();
+        (last.len() == 3 && last.iter().all(|line| line["open"] == false)).then_some(())
+    })
+    .await;
+}
+
 #[test]
 fn a_rule_added_while_it_runs_opens_and_removed_closes() {
     shared("rule-change", |test| async move {
-        let script = format!(
-            "while True:\n    tcp('target', '{OTHER}', {ECHO}, tries=1, wait=1)\n    time.sleep(0.5)"
-        );
-        test.sandbox("agent", &script, allowed_only()).await;
+        test.sandbox("agent", &trying(OTHER), allowed_only()).await;
         test.said("agent", "that the target is closed", |line| line["open"] == false).await;
 
         let both = json!([
@@ -151,13 +164,7 @@ fn a_rule_added_while_it_runs_opens_and_removed_closes() {
         let before = test.said("agent", "that the target is open", |line| line["open"] == true).await.len();
 
         test.change("agent", allowed_only()).await.unwrap();
-        // Established or not, no connection made after the policy took effect gets through: three refusals in a row.
-        crate::support::wait_for("the target to be closed again", secs(30), || async {
-            let lines = crate::support::agent::lines(&test.log("agent").await);
-            let last: Vec<_> = lines.iter().skip(before).rev().take(3).collect();
-            (last.len() == 3 && last.iter().all(|line| line["open"] == false)).then_some(())
-        })
-        .await;
+        closed(&test, before).await;
     });
 }
 
@@ -190,19 +197,11 @@ fn a_refused_edit_is_seen_while_the_agent_runs() {
 #[test]
 fn an_edit_closes_what_it_removes_however_its_times_are_written() {
     shared("odd-edit", |test| async move {
-        let script = format!(
-            "while True:\n    tcp('target', '{ALLOWED}', {ECHO}, tries=1, wait=1)\n    time.sleep(0.5)"
-        );
-        test.sandbox("agent", &script, allowed_only()).await;
-        test.said("agent", "that the target is open", |line| line["open"] == true).await;
+        test.sandbox("agent", &trying(ALLOWED), allowed_only()).await;
+        let before = test.said("agent", "that the target is open", |line| line["open"] == true).await.len();
         let edit = json!({"network": {"egress": null}, "ttlAfterFinished": "0000000000000000001h"});
         test.change("agent", edit).await.unwrap();
-        wait_for("the target to be closed", secs(30), || async {
-            let lines = agent::lines(&test.log("agent").await);
-            let mut last = lines.iter().rev().take(3);
-            last.all(|line| line["open"] == false).then_some(())
-        })
-        .await;
+        closed(&test, before).await;
     });
 }
 
