@@ -83,8 +83,9 @@ mod tests {
 
     use tokio::time::timeout;
 
+    use super::super::refusal::{Cause, Refusal};
+    use super::super::unheard::of_nobody;
     use super::*;
-    use crate::audit::NetworkOutcome;
 
     /// Writes one line for each word that it gets, and fails when there are no more.
     struct Slow(Receiver<()>);
@@ -101,28 +102,8 @@ mod tests {
     }
 
     fn event() -> NetworkEvent {
-        NetworkEvent {
-            connection: None,
-            sandbox: None,
-            pod: None,
-            policy: None,
-            source: "192.0.2.1:1".parse().unwrap(),
-            via: None,
-            host: None,
-            port: None,
-            address: None,
-            protocol: None,
-            outcome: NetworkOutcome::Refused,
-            rule: None,
-            reason: "Unauthenticated",
-            detail: None,
-            bytes_out: 0,
-            bytes_in: 0,
-            requests: None,
-            started: 0,
-            duration: 0,
-            suppressed: 0,
-        }
+        let refusal = Refusal::new(Cause::Unauthenticated, "no token");
+        of_nobody("192.0.2.1:1".parse().unwrap(), &refusal, 0)
     }
 
     fn slow() -> (Records, Sender<()>) {
