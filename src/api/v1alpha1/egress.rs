@@ -3,6 +3,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::names::LABEL;
+
 /// What the agent may reach. Nothing reaches the agent.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -56,8 +58,8 @@ pub struct EgressRule {
     #[schemars(length(min = 3, max = 64))]
     #[x_kube(validation = Rule::new("isCIDR(self)").message("cidr must be a network such as 198.51.100.0/24; for one address write 198.51.100.7/32"))]
     pub cidr: Option<String>,
-    /// A Service, of which all rules together may name 32; its Pods are selected, not its address. Its name does not resolve in the sandbox: give the agent the cluster
-    /// IP, for example in `env`; it connects to that and the Service's port.
+    /// A Service, of which all rules together may name 32; its Pods are selected, not its address. Its name does not resolve
+    /// in the sandbox: give the agent the cluster IP, for example in `env`; it connects to that and the Service's port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceReference>,
     /// Up to 16 single ports, 1 to 65535; there are no ranges: for more ports write more rules. For a Service: its own ports.
@@ -119,12 +121,12 @@ pub enum Protocol {
 pub struct ServiceReference {
     /// Name of the Service.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("service.name must be lower-case letters, digits and hyphens, such as model"))]
+    #[x_kube(validation = Rule::new(LABEL).message("service.name must be lower-case letters, digits and hyphens, such as model"))]
     pub name: String,
     /// Namespace of the Service; without it the sandbox's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("service.namespace must be lower-case letters, digits and hyphens, such as team-a"))]
+    #[x_kube(validation = Rule::new(LABEL).message("service.namespace must be lower-case letters, digits and hyphens, such as team-a"))]
     pub namespace: Option<String>,
 }
 

@@ -2,6 +2,8 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+use super::names::OBJECT_NAME;
+
 /// One environment variable: a `value`, or where to take it from.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[x_kube(validation = Rule::new("!(has(self.value) && has(self.valueFrom))").message("write value or valueFrom, not both"))]
@@ -42,7 +44,7 @@ pub struct EnvVarSource {
 pub struct KeySelector {
     /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("name must be lower-case letters, digits, hyphens and dots, such as my-object"))]
+    #[x_kube(validation = Rule::new(OBJECT_NAME).message("name must be lower-case letters, digits, hyphens and dots, such as my-object"))]
     pub name: String,
     /// Key in its data.
     #[schemars(length(min = 1, max = 253))]

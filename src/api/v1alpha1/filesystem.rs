@@ -3,6 +3,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::names::OBJECT_NAME;
+
 /// Directories of the agent and how they are guarded.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -85,7 +87,7 @@ pub struct EmptyDirSource {
 pub struct ClaimSource {
     /// Name of the claim.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("claimName must be lower-case letters, digits, hyphens and dots, such as my-object"))]
+    #[x_kube(validation = Rule::new(OBJECT_NAME).message("claimName must be lower-case letters, digits, hyphens and dots, such as my-object"))]
     pub claim_name: String,
     /// File or folder in the volume: a relative path without `..`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,7 +102,7 @@ pub struct ClaimSource {
 pub struct NamedSource {
     /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("name must be lower-case letters, digits, hyphens and dots, such as my-object"))]
+    #[x_kube(validation = Rule::new(OBJECT_NAME).message("name must be lower-case letters, digits, hyphens and dots, such as my-object"))]
     pub name: String,
     /// One key, mounted as a file at the path: a relative path without `..`. Where the object has no such key the kubelet mounts
     /// an empty directory.

@@ -3,6 +3,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::names::OBJECT_NAME;
+
 /// Isolation of the agent's Pod.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -10,7 +12,7 @@ pub struct Isolation {
     /// RuntimeClass of the Pod, such as `gvisor`. Without it the cluster's default runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("runtimeClassName must be lower-case letters, digits, hyphens and dots, such as my-object"))]
+    #[x_kube(validation = Rule::new(OBJECT_NAME).message("runtimeClassName must be lower-case letters, digits, hyphens and dots, such as my-object"))]
     pub runtime_class_name: Option<String>,
     /// Whether the Pod runs in a user namespace of its own.
     #[serde(default)]

@@ -5,6 +5,7 @@ mod egress;
 mod env;
 mod filesystem;
 mod isolation;
+mod names;
 mod quantity;
 mod resources;
 mod status;
